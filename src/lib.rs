@@ -1,0 +1,9 @@
+#![doc = include_str!("ARCHITECTURE.md")]
+
+pub mod types;
+
+pub mod encoding;
+pub mod env;
+
+#[cfg(feature = "full")]
+pub mod storage;
