@@ -1,0 +1,70 @@
+# The verbs of daily work. `just` alone lists them; every recipe is a plain command that can be typed without it.
+
+# What every commit passes: format, lints, tests.
+default: check
+
+# Format, lints and tests, as every commit must pass them.
+check: fmt-check lint test
+
+# All tests, or those whose names hold the words given.
+test *words:
+    cargo test {{words}}
+
+# One floor's unit tests alone: `just unit txn`.
+unit floor:
+    cargo test --lib {{floor}}::
+
+# Clippy on everything, warnings as errors.
+lint:
+    cargo clippy --all-targets --all-features -- -D warnings
+
+# Formats the code.
+fmt:
+    cargo fmt
+
+# Fails if the code is not formatted.
+fmt-check:
+    cargo fmt --check
+
+# The documentation, warnings as errors; add `--open` to read it.
+doc *flags:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features {{flags}}
+
+# Builds every cut of the features.
+cuts:
+    cargo check --lib --no-default-features
+    cargo check --lib --no-default-features --features client
+    cargo check --lib --no-default-features --features full
+    cargo check --lib --no-default-features --features testing
+
+# The rules about the text of the project: floors, sizes, words, spec ids.
+tidy:
+    cargo test --test tidy --test features
+
+# Rewrites the golden files from what the code does now; read the diff before committing it.
+golden *words:
+    UPDATE_GOLDEN=1 cargo test {{words}}
+
+# Benchmarks: all, or those whose names hold the words given.
+bench *words:
+    cargo bench {{words}}
+
+# Line coverage of the tests, with the thresholds of the project.
+coverage:
+    .ci/coverage
+
+# The memory engine under Miri.
+miri:
+    .ci/miri
+
+# Starts a server from the working tree: `just run --memory`.
+run *flags:
+    cargo run --release --bin quantadb -- serve {{flags}}
+
+# The command line client from the working tree: `just ctl status`.
+ctl *words:
+    cargo run --release --bin quantactl -- {{words}}
+
+# Everything that continuous integration runs.
+ci:
+    .ci/run
