@@ -7,3 +7,6 @@ pub mod env;
 
 #[cfg(feature = "full")]
 pub mod storage;
+
+#[cfg(feature = "full")]
+pub mod txn;
