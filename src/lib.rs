@@ -10,3 +10,9 @@ pub mod storage;
 
 #[cfg(feature = "full")]
 pub mod txn;
+
+#[cfg(feature = "full")]
+pub mod consensus;
+
+#[cfg(feature = "full")]
+pub mod node;

@@ -19,6 +19,9 @@
 //!
 //! Everything here is pure: no clock, no randomness, no I/O but reading a snapshot, no waiting.
 
+pub mod apply;
+pub mod entry;
+pub mod idempotency;
 pub mod mutation;
 pub mod read_set;
 pub mod resolver;
@@ -26,6 +29,9 @@ pub mod scan;
 pub mod transaction;
 pub mod write_buffer;
 
+pub use apply::{ApplyError, EntryResult, apply, read_record};
+pub use entry::{EntryBuilder, EntryError, EntryHeader, Item};
+pub use idempotency::{Record, Recorded};
 pub use mutation::{AtomicOp, Change, Effect, Mutation, MutationError, Mutations, evaluate};
 pub use read_set::{ReadKind, ReadSet};
 pub use resolver::{Conflict, Resolver, ResolverOptions};

@@ -75,9 +75,18 @@ pub enum MutationError {
     },
 }
 
-const PUT: u8 = 1;
-const DELETE: u8 = 2;
-const ATOMIC: u8 = 3;
+const PUT: u8 = Mutation::KIND_PUT;
+const DELETE: u8 = Mutation::KIND_DELETE;
+const ATOMIC: u8 = Mutation::KIND_ATOMIC;
+
+impl Mutation<'_> {
+    /// The kind byte of a put.
+    pub const KIND_PUT: u8 = 1;
+    /// The kind byte of a delete.
+    pub const KIND_DELETE: u8 = 2;
+    /// The kind byte of an atomic operation.
+    pub const KIND_ATOMIC: u8 = 3;
+}
 
 impl<'a> Mutation<'a> {
     /// Reads one mutation and checks its limits. Allocates nothing.

@@ -1,0 +1,318 @@
+//! One replica as an API: read, submit, ask about outcomes.
+//!
+//! A [`Node`] owns an engine, the committer and the group that orders entries. Whoever is above hands it batches and
+//! hears completions in a [`Mailbox`]; reads go to the engine directly once the node says that they may.
+//!
+//! Never blocks a caller: a batch is admitted or refused at once.
+
+mod admission;
+mod answer;
+mod committer;
+mod decide;
+mod expiry;
+mod history;
+mod in_flight;
+mod machine;
+mod metrics;
+mod options;
+mod request;
+mod view;
+
+pub use admission::Admission;
+pub use answer::{Body, Completion, Mailbox, Refusal, Rejection, Reply};
+pub use history::HistoryOptions;
+pub use metrics::Metrics;
+pub use options::{AdmissionOptions, CommitterOptions, NodeOptions};
+pub use request::{Batch, Evaluation, EvaluationError, Item, Keyed, Work};
+pub use view::{Overgrown, View, Visit};
+
+use crate::{
+    consensus::{Failed, Group},
+    env::{Env, Moment, Task},
+    storage::{Engine, Snapshot},
+    txn::EntryResult,
+    types::{ClusterId, NodeId, Version},
+};
+use committer::{Committer, Input};
+use history::History;
+use machine::Machine;
+use parking_lot::Mutex;
+use request::Admitted;
+use slog::{Logger, error, info, o};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+#[cfg(feature = "testing")]
+use crate::consensus::Faults;
+
+/// How long a waiting reader sleeps between looks at the applied version.
+const APPLIED_POLL: Duration = Duration::from_millis(1);
+
+/// Why a read cannot be answered now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadRefusal {
+    /// This node does not lead, or no longer.
+    #[error("this node does not lead")]
+    NotLeader,
+    /// The deadline passed first.
+    #[error("the deadline passed")]
+    Expired,
+}
+
+/// Who this replica is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node in it.
+    pub node: NodeId,
+}
+
+/// One replica.
+pub struct Node {
+    env: Env,
+    log: Logger,
+    identity: Identity,
+    started: Moment,
+    engine: Arc<dyn Engine>,
+    group: Group<EntryResult>,
+    inbox: mpsc::UnboundedSender<Input>,
+    admission: Arc<Admission>,
+    metrics: Arc<Metrics>,
+    stopped: AtomicBool,
+    failure: watch::Receiver<Option<Failed>>,
+    tasks: Mutex<Vec<Task>>,
+}
+
+impl Node {
+    /// Starts a replica over `engine`. It leads once its group says so, which for a group of one is at once.
+    pub fn start(env: &Env, log: &Logger, identity: Identity, engine: Arc<dyn Engine>, options: NodeOptions) -> Node {
+        let parts = Parts::new(env, log, &engine, options);
+        let (group, task) = Group::start(env, parts.machine, parts.observe, parts.failed);
+        Node::assemble(env, log, identity, engine, options, parts.rest, group, task)
+    }
+
+    /// Starts a replica whose group can be made to misbehave. With `remote_reads` every read must be confirmed by it.
+    #[cfg(feature = "testing")]
+    pub fn start_faulty(
+        env: &Env,
+        log: &Logger,
+        identity: Identity,
+        engine: Arc<dyn Engine>,
+        options: NodeOptions,
+        remote_reads: bool,
+    ) -> (Node, Faults) {
+        let parts = Parts::new(env, log, &engine, options);
+        let (group, task, faults) = Group::start_faulty(env, parts.machine, parts.observe, parts.failed, remote_reads);
+        (Node::assemble(env, log, identity, engine, options, parts.rest, group, task), faults)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the two ways to start share everything but the group")]
+    fn assemble(
+        env: &Env,
+        log: &Logger,
+        identity: Identity,
+        engine: Arc<dyn Engine>,
+        options: NodeOptions,
+        rest: Rest,
+        group: Group<EntryResult>,
+        group_task: Task,
+    ) -> Node {
+        let metrics = Arc::new(Metrics::default());
+        let committer = Committer::new(
+            env.clone(),
+            Arc::clone(&engine),
+            group.clone(),
+            options.committer,
+            Arc::clone(&metrics),
+            rest.inbox.clone(),
+        );
+        let committer_task = env.spawn("committer", committer.run(rest.messages));
+        let keeper_task = env.spawn("history", keep_history(env.clone(), Arc::clone(&engine), rest.history));
+        Node {
+            env: env.clone(),
+            log: log.new(o!("node" => identity.node.0)),
+            identity,
+            started: env.now(),
+            engine,
+            group,
+            inbox: rest.inbox,
+            admission: Arc::new(Admission::new(options.admission.requests_max, options.admission.bytes_max)),
+            metrics,
+            stopped: AtomicBool::new(false),
+            failure: rest.failure,
+            tasks: Mutex::new(vec![group_task, committer_task, keeper_task]),
+        }
+    }
+
+    /// Hands a batch to the committer, or gives it back when too much is under way or the node is stopping.
+    pub fn submit(&self, batch: Batch) -> Result<(), Batch> {
+        if self.stopped.load(Ordering::Acquire) {
+            return Err(batch);
+        }
+        let admitted = Admitted::new(batch, &self.admission).inspect_err(|batch| {
+            self.metrics.overloaded.fetch_add(batch.items.len() as u64, Ordering::Relaxed);
+        })?;
+        // The committer ends only after `stop`; then the session that sends this is ending too.
+        let _ = self.inbox.send(Input::Batch(admitted));
+        Ok(())
+    }
+
+    /// Whether a read of the visible version is linearizable right now, without asking anybody.
+    #[must_use]
+    pub fn reads_locally(&self) -> bool {
+        self.group.local_reads()
+    }
+
+    /// Completes once a read of the visible version is linearizable: everything committed before this call is applied.
+    pub async fn confirm_read(&self, deadline: Moment) -> Result<Version, ReadRefusal> {
+        if !self.reads_locally() {
+            let (sender, confirmed) = oneshot::channel();
+            self.group.confirm_read(Box::new(move |ok| {
+                let _ = sender.send(ok);
+            }));
+            match self.env.until(deadline, confirmed).await {
+                None => return Err(ReadRefusal::Expired),
+                Some(Ok(true)) => {}
+                Some(Ok(false) | Err(_)) => return Err(ReadRefusal::NotLeader),
+            }
+        }
+        Ok(self.engine.visible())
+    }
+
+    /// Completes once `version` is applied here.
+    pub async fn wait_applied(&self, version: Version, deadline: Moment) -> Result<(), ReadRefusal> {
+        while self.engine.visible() < version {
+            if self.env.now() >= deadline {
+                return Err(ReadRefusal::Expired);
+            }
+            self.env.sleep(APPLIED_POLL).await;
+        }
+        Ok(())
+    }
+
+    /// The engine, for reads.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// A view of the visible version.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::now(&self.engine)
+    }
+
+    /// Who this is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Requests and bytes that wait for the committer.
+    #[must_use]
+    pub fn under_way(&self) -> (usize, usize) {
+        self.admission.under_way()
+    }
+
+    /// How long it has been running.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.env.now() - self.started
+    }
+
+    /// Why the node stopped by itself, if it has.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failed> {
+        self.failure.borrow().clone()
+    }
+
+    /// Completes when the machine fails; never otherwise.
+    pub async fn failed(&self) -> Failed {
+        let mut failure = self.failure.clone();
+        loop {
+            if let Some(failed) = failure.borrow_and_update().clone() {
+                return failed;
+            }
+            if failure.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Answers everything that was accepted, then stops. Nothing is accepted from here on.
+    pub async fn stop(&self) {
+        if self.stopped.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (sender, stopped) = oneshot::channel();
+        let _ = self.inbox.send(Input::Stop(sender));
+        let _ = stopped.await;
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        drop(tasks);
+        if let Err(failure) = self.engine.close() {
+            error!(self.log, "the engine did not close cleanly"; "error" => %failure);
+        }
+        info!(self.log, "node stopped"; "version" => self.engine.visible().0);
+    }
+}
+
+/// What both ways of starting make before the group.
+struct Parts {
+    machine: Machine,
+    observe: crate::consensus::Observe,
+    failed: Box<dyn FnOnce(Failed) + Send>,
+    rest: Rest,
+}
+
+struct Rest {
+    inbox: mpsc::UnboundedSender<Input>,
+    messages: mpsc::UnboundedReceiver<Input>,
+    history: Arc<History>,
+    failure: watch::Receiver<Option<Failed>>,
+}
+
+impl Parts {
+    fn new(env: &Env, log: &Logger, engine: &Arc<dyn Engine>, options: NodeOptions) -> Parts {
+        let (inbox, messages) = mpsc::unbounded_channel();
+        let (failure_sender, failure) = watch::channel(None);
+        let history = Arc::new(History::new(options.history));
+        history.sample(env.now(), engine.visible());
+        let machine = Machine { engine: Arc::clone(engine), history: Arc::clone(&history) };
+        let (to_committer, observer_log) = (inbox.clone(), log.clone());
+        let observe = Box::new(move |leadership: crate::consensus::Leadership| {
+            info!(observer_log, "leadership"; "term" => leadership.term.0, "leading" => leadership.ready);
+            let _ = to_committer.send(Input::Leadership(leadership));
+        });
+        let (to_committer, failed_log) = (inbox.clone(), log.clone());
+        let failed = Box::new(move |failed: Failed| {
+            error!(failed_log, "the node stops"; "reason" => %failed);
+            let _ = failure_sender.send(Some(failed.clone()));
+            let _ = to_committer.send(Input::Failed(failed));
+        });
+        Parts { machine, observe, failed, rest: Rest { inbox, messages, history, failure } }
+    }
+}
+
+/// Samples the visible version and gives back history while nothing is written.
+async fn keep_history(env: Env, engine: Arc<dyn Engine>, history: Arc<History>) {
+    loop {
+        env.sleep(history::SAMPLE_EVERY).await;
+        history.sample(env.now(), engine.visible());
+        while history.trim(&*engine) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
