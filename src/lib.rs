@@ -5,6 +5,8 @@ pub mod types;
 pub mod encoding;
 pub mod env;
 
+pub mod wire;
+
 #[cfg(feature = "full")]
 pub mod storage;
 
