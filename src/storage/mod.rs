@@ -22,8 +22,10 @@
 //!
 //! The engine never decides anything: it neither checks conflicts nor assigns versions, and knows no clock.
 
+mod memory;
 mod pins;
 
+pub use memory::{MemoryEngine, MemoryOptions};
 pub use pins::{Pin, Pins};
 
 use crate::types::{KeyRange, Term, Version};

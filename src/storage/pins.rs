@@ -40,6 +40,16 @@ impl Pins {
         Ok(Pin { version, pins: Arc::clone(self) })
     }
 
+    /// Pins the version that `visible` reads under the lock, so the horizon cannot pass it in between.
+    pub fn pin_latest(self: &Arc<Self>, visible: impl FnOnce() -> Version) -> Pin {
+        let mut live = self.live.lock();
+        let version = visible();
+        assert!(version >= live.horizon, "the horizon is never raised above the visible version");
+        *live.counts.entry(version).or_insert(0) += 1;
+        live.total += 1;
+        Pin { version, pins: Arc::clone(self) }
+    }
+
     /// Raises the horizon towards `target`, not past the oldest pin, never down. Returns where it stands.
     ///
     /// The caller cuts nothing above what this returned, and only after it returned.
@@ -90,6 +100,12 @@ impl Pin {
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// Whether it is registered there.
+    #[must_use]
+    pub fn is_of(&self, pins: &Arc<Pins>) -> bool {
+        Arc::ptr_eq(&self.pins, pins)
     }
 }
 
