@@ -38,3 +38,8 @@ pub use resolver::{Conflict, Resolver, ResolverOptions};
 pub use scan::{ReadRow, Step, TransactionScan, Visit};
 pub use transaction::{CommitRequest, Failure, Transaction, TransactionError};
 pub use write_buffer::{FrozenOverlay, Mark, Overlay, WriteBuffer};
+
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod testing;

@@ -332,3 +332,6 @@ impl Transaction {
 fn own_row(value: &[u8]) -> ReadRow<'_> {
     ReadRow { version: None, value }
 }
+
+#[cfg(test)]
+mod tests;

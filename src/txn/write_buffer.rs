@@ -370,3 +370,6 @@ impl FrozenOverlay {
         self.entries.iter().map(|entry| size_of::<FrozenEntry>() + atomics(entry)).sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,10 +83,15 @@ impl Block {
         })
     }
 
+    /// How many closed runs are not sorted.
+    pub(super) fn unsorted(&self) -> usize {
+        self.runs.len() - usize::from(self.open) - self.sorted
+    }
+
     /// Sorts up to `most` closed runs, newest first, and returns how many it did.
     pub(super) fn sort(&mut self, most: usize) -> usize {
         let closed = self.runs.len() - usize::from(self.open);
-        if most == 0 || self.sorted == closed {
+        if most == 0 || self.unsorted() == 0 {
             return 0;
         }
         let unsorted = self.runs[..closed].iter_mut().rev().filter(|run| run.order.is_none());

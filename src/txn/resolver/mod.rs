@@ -27,7 +27,7 @@
 //! | `check` of a point | one table lookup for each generation younger than the read version |
 //! | `check` of a range | one binary search for each ordered run younger than the read version, and a comparison for each younger write not in order yet |
 //!
-//! Runs in order: at most one a block (n / 32,768 of them), and 32 in the newest block. Runs not in order: the newest
+//! A generation has up to 131,072 writes. Runs in order: at most one a block (n / 32,768 of them), and 32 in the newest block. Runs not in order: the newest
 //! 1,024 writes, and whatever was written before ranges were checked, of which each check orders a bounded amount. How
 //! many writes lie in the range does not matter; a check stops at the first conflict.
 //!
@@ -93,19 +93,21 @@ struct Shape {
     block_runs: usize,
     /// Writes in the first generation; each next one has twice as many, so that a small database stays small.
     generation_writes_min: usize,
-    /// Until it has this many.
+    /// Until it has this many: then its table is 2 MiB, and recording stays in the processor's cache.
     generation_writes_max: usize,
 }
 
 impl Shape {
     const DEFAULT: Shape =
-        Shape { run_writes: 1_024, block_runs: 32, generation_writes_min: 1 << 12, generation_writes_max: 1 << 19 };
+        Shape { run_writes: 1_024, block_runs: 32, generation_writes_min: 1 << 12, generation_writes_max: 1 << 17 };
 }
 
 /// Bytes of keys in a run before it is closed, so that offsets stay small whatever the keys' lengths.
 const RUN_KEY_BYTES: usize = 128 << 10;
-/// Runs that one check puts in order at most, so that the first after many blind writes does not stall.
+/// Runs that one check may put in order, so that the first after many blind writes does not stall.
 const SORTS_PER_CHECK: usize = 16;
+/// And one more for each so many runs that it had to compare write by write, so that this does not stay so.
+const WALKS_PER_SORT: usize = 16;
 /// A generation takes at most this fraction of the window.
 const GENERATIONS_MIN: usize = 8;
 
@@ -120,6 +122,8 @@ pub struct Resolver {
     last: Version,
     /// Oldest first; the last takes writes. Never empty.
     generations: VecDeque<Generation>,
+    /// Whether the window is exceeded, for want of applied versions to drop.
+    overfull: bool,
     /// Whether ranges are being checked, so that runs are worth ordering when they are closed.
     ordering: bool,
 }
@@ -178,6 +182,7 @@ impl Resolver {
             applied: floor,
             last: floor,
             generations: VecDeque::from([Generation::new(floor, shape.generation_writes_min)]),
+            overfull: false,
             ordering: false,
         }
     }
@@ -219,7 +224,7 @@ impl Resolver {
             return Ok(());
         }
         for key in points {
-            if let Some(version) = self.last_write(key).filter(|version| *version > read_version) {
+            if let Some(version) = self.last_write_above(read_version, key) {
                 return Err(Conflict::Changed { key: Bytes::copy_from_slice(key), version });
             }
         }
@@ -232,8 +237,15 @@ impl Resolver {
     /// The last write of a full key that is known of. A key of the same hash may stand in for it, with a later version.
     #[must_use]
     pub fn last_write(&self, key: &[u8]) -> Option<Version> {
+        self.last_write_above(Version::ZERO, key)
+    }
+
+    /// The last write of a full key, if it is above `version`. Looks only where such writes are.
+    fn last_write_above(&self, version: Version, key: &[u8]) -> Option<Version> {
         let hash = self.hash_of(key);
-        self.generations.iter().rev().find_map(|generation| Some(generation.version(generation.table.get(hash)?)))
+        let young = self.generations.iter().rev().take_while(|generation| generation.last > version);
+        let last = young.into_iter().find_map(|generation| Some(generation.version(generation.table.get(hash)?)))?;
+        Some(last).filter(|last| *last > version)
     }
 
     /// The oldest read version that can be judged.
@@ -245,7 +257,7 @@ impl Resolver {
     /// Everything up to `applied` has been applied here: the floor may rise so far, and does if the window is full.
     pub fn set_applied(&mut self, applied: Version) {
         self.applied = self.applied.max(applied);
-        if self.bytes() > self.window_bytes_max {
+        if self.overfull {
             self.drop_oldest();
         }
     }
@@ -293,23 +305,25 @@ impl Resolver {
         if generation.bytes() > self.window_bytes_max / GENERATIONS_MIN {
             generation.writes_max = generation.writes_max.min(generation.writes);
         }
-        if self.generations.len() > 1 && self.bytes() > self.window_bytes_max {
-            self.drop_oldest();
-        }
+        self.drop_oldest();
     }
 
+    /// Drops generations until the window is kept, or the oldest is not applied.
     fn drop_oldest(&mut self) {
-        while self.generations.len() > 1 && self.bytes() > self.window_bytes_max {
+        self.overfull = self.generations.len() > 1 && self.bytes() > self.window_bytes_max;
+        while self.overfull {
             match self.generations.pop_front_if(|oldest| oldest.last <= self.applied) {
                 Some(oldest) => self.floor = self.floor.max(oldest.last),
                 None => return,
             }
+            self.overfull = self.generations.len() > 1 && self.bytes() > self.window_bytes_max;
         }
     }
 
     fn check_ranges(&mut self, read_version: Version, ranges: &[KeyRange]) -> Result<(), Conflict> {
         self.ordering = true;
-        let mut sorts_left = SORTS_PER_CHECK;
+        // In fractions of a sort.
+        let mut allowance = SORTS_PER_CHECK * WALKS_PER_SORT;
         if let Some(newest) = self.generations.back_mut() {
             newest.range_checked = true;
         }
@@ -326,9 +340,11 @@ impl Resolver {
                     return Err(Conflict::Changed { key, version: generation.version(delta) });
                 }
                 let bytes = block.bytes();
-                sorts_left -= block.sort(sorts_left);
-                if at < open && sorts_left > 0 && block.merge() {
-                    sorts_left = 0;
+                allowance += block.unsorted();
+                allowance -= block.sort(allowance / WALKS_PER_SORT) * WALKS_PER_SORT;
+                let merging = block.runs() * WALKS_PER_SORT;
+                if at < open && allowance >= merging.min(SORTS_PER_CHECK * WALKS_PER_SORT) && block.merge() {
+                    allowance = allowance.saturating_sub(merging);
                 }
                 if at < open {
                     generation.closed_bytes = generation.closed_bytes + block.bytes() - bytes;
@@ -350,3 +366,6 @@ fn close_block(generation: &mut Generation, ordering: bool) {
     generation.closed_bytes += block.bytes();
     generation.blocks.push(Block::default());
 }
+
+#[cfg(test)]
+mod tests;
