@@ -47,7 +47,7 @@ fn record(c: &mut Criterion) {
         for (version, key) in (1..).zip(&keys) {
             resolver.record(Version(version), key);
             resolver.set_applied(Version(version));
-            if version as usize % check_every == 0 {
+            if (version as usize).is_multiple_of(check_every) {
                 let read = Version(version - 1);
                 let _ = black_box(resolver.check(read, none(), &[gap("x", "y")]));
             }
