@@ -165,6 +165,7 @@ mod tests {
             let mut reads = ReadSet::new(Isolation::Serializable);
             let mut model = HashSet::new();
             for (point, a, b) in steps {
+                let (a, b) = (a % 32, b % 32);
                 if point {
                     reads.add_point(ReadKind::User, &[a]);
                     model.insert(a);

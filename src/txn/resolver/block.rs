@@ -193,7 +193,7 @@ impl Run {
         let from = self.lower_bound(order, &range.start);
         let inside = |at: usize| self.writes.get(at).filter(|write| self.key(write) < &range.end[..]);
         let write = inside(from)?;
-        if self.first > above || write.delta > above {
+        if self.first > above {
             return Some(self.found(write));
         }
         let mut at = from;
