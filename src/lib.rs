@@ -18,3 +18,6 @@ pub mod consensus;
 
 #[cfg(feature = "full")]
 pub mod node;
+
+#[cfg(feature = "testing")]
+pub mod testing;

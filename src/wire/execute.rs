@@ -4,7 +4,7 @@
 //! are encoded as mutations are in the log, so [`super::ListIter::next_with_bytes`] gives what the log wants.
 
 use super::error::DecodeError;
-use super::fields::{Field, Found, List, RangeRef, Row, read_bool, read_key, read_value};
+use super::fields::{Field, Found, List, RangeRef, Row, read_atomic_op, read_bool, read_key, read_value};
 use crate::encoding::{Reader, Writer};
 use crate::types::Version;
 use crate::types::limits::EXECUTE_ITEMS_MAX;
@@ -119,7 +119,7 @@ pub enum Op<'a> {
     },
     /// Changes a value.
     Atomic {
-        /// Which atomic operation.
+        /// Which atomic operation: a number of the registry.
         op: u8,
         /// The full key.
         key: &'a [u8],
@@ -154,7 +154,7 @@ impl<'a> Field<'a> for Op<'a> {
         match reader.u8()? {
             1 => Ok(Op::Put { key: read_key(reader)?, value: read_value(reader)? }),
             2 => Ok(Op::Delete { key: read_key(reader)? }),
-            3 => Ok(Op::Atomic { op: reader.u8()?, key: read_key(reader)?, operand: read_value(reader)? }),
+            3 => Ok(Op::Atomic { op: read_atomic_op(reader)?, key: read_key(reader)?, operand: read_value(reader)? }),
             4 => Ok(Op::DeleteRange { range: RangeRef::read(reader)? }),
             16 => Ok(Op::Get { key: read_key(reader)? }),
             17 => read_range(reader),

@@ -4,7 +4,7 @@
 //! without allocating and without failing.
 
 use super::error::DecodeError;
-use super::registry::ErrorCode;
+use super::registry::{ATOMIC_OPS, ErrorCode};
 use crate::encoding::{Reader, Writer};
 use crate::types::limits::{KEY_BYTES_MAX, RANGE_BOUND_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::types::{KeyRange, KeyspaceId, Version};
@@ -77,6 +77,16 @@ pub(super) fn read_value<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Decode
     let mut ahead = reader.clone();
     check(ErrorCode::VALUE_TOO_LARGE, VALUE_BYTES_MAX, ahead.u32()? as usize)?;
     Ok(reader.bytes32()?)
+}
+
+/// The number of an atomic operation that is known.
+#[inline]
+pub(super) fn read_atomic_op(reader: &mut Reader<'_>) -> Result<u8, DecodeError> {
+    let op = reader.u8()?;
+    if usize::from(op.wrapping_sub(1)) >= ATOMIC_OPS.len() {
+        return Err(DecodeError::malformed("no such atomic operation"));
+    }
+    Ok(op)
 }
 
 /// UTF-8 of at most `max` bytes.

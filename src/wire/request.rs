@@ -2,7 +2,7 @@
 
 use super::error::DecodeError;
 use super::execute::Execute;
-use super::fields::{Field, Key, List, RangeRef, read_key, read_value};
+use super::fields::{Field, Key, List, RangeRef, read_atomic_op, read_key, read_value};
 use super::registry::{ErrorCode, OPCODES_RESERVED, Opcode, TRANSACTION_REQUIRED, Tag};
 use super::scan::Scan;
 use super::tags::{Grease, RequestTags};
@@ -65,7 +65,7 @@ pub enum RequestBody<'a> {
     },
     /// Changes a value by an operation that never fails.
     Atomic {
-        /// Which atomic operation; it may be one that we do not know.
+        /// Which atomic operation: a number of the registry.
         op: u8,
         /// The full key.
         key: &'a [u8],
@@ -219,9 +219,11 @@ impl<'a> RequestBody<'a> {
             Opcode::Get => RequestBody::Get { key: read_key(reader)? },
             Opcode::Put => RequestBody::Put { key: read_key(reader)?, value: read_value(reader)? },
             Opcode::Delete => RequestBody::Delete { key: read_key(reader)? },
-            Opcode::Atomic => {
-                RequestBody::Atomic { op: reader.u8()?, key: read_key(reader)?, operand: read_value(reader)? }
-            }
+            Opcode::Atomic => RequestBody::Atomic {
+                op: read_atomic_op(reader)?,
+                key: read_key(reader)?,
+                operand: read_value(reader)?,
+            },
             Opcode::GetMany => RequestBody::GetMany { keys: List::read16(reader, GET_MANY_KEYS_MAX)? },
             Opcode::Scan => RequestBody::Scan(Scan::read(reader)?),
             Opcode::DeleteRange => RequestBody::DeleteRange { range: RangeRef::read(reader)? },

@@ -135,6 +135,20 @@ const STATES: &[Named] = &[
     named(4, "rejected", "with `code`"),
 ];
 
+/// The atomic operations.
+pub const ATOMIC_OPS: &[Named] = &[
+    named(1, "ADD", "the sum of two 64-bit integers, wrapping"),
+    named(2, "MIN", "the lesser of two signed 64-bit integers"),
+    named(3, "MAX", "the greater of two signed 64-bit integers"),
+    named(4, "AND", "bitwise and"),
+    named(5, "OR", "bitwise or"),
+    named(6, "XOR", "bitwise exclusive or"),
+    named(7, "BYTE_MIN", "the bytewise lesser"),
+    named(8, "BYTE_MAX", "the bytewise greater"),
+    named(9, "APPEND", "the old value with the operand behind it"),
+    named(10, "COMPARE_AND_DELETE", "removes the key if its value is the operand"),
+];
+
 /// The conditions of EXECUTE.
 pub const CONDITIONS: &[Variant] = &[
     condition(1, "EXISTS", "the key has a value; the operand is empty"),

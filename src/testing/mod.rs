@@ -1,0 +1,3 @@
+//! The test framework.
+
+pub mod wire;
