@@ -21,3 +21,8 @@ pub mod node;
 
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "full")]
+pub mod catalog;
+
+#[cfg(feature = "full")]
+pub mod server;

@@ -130,6 +130,11 @@ impl Mailbox {
         }
     }
 
+    /// Wakes the reader without leaving anything.
+    pub fn nudge(&self) {
+        self.deliver([]);
+    }
+
     /// Takes everything that is there into `into`, which is empty; registers `waker` for what comes later. Returns
     /// whether something was there.
     pub fn take(&self, into: &mut Vec<Completion>, waker: &Waker) -> bool {
@@ -187,6 +192,15 @@ pub(super) fn encode_answer(result: &Result<Reply, Refusal>) -> BytesMut {
 /// Reads what [`encode_answer`] wrote.
 pub(super) fn decode_answer(bytes: &[u8]) -> Result<Reply, Refusal> {
     read_answer(&mut Reader::new(bytes)).unwrap_or(Err(Refusal::Unavailable))
+}
+
+/// The rejection in a recorded answer, if it is one.
+#[must_use]
+pub fn answered_rejection(answer: &[u8]) -> Option<Rejection> {
+    match decode_answer(answer) {
+        Err(Refusal::Rejected(rejection)) => Some(rejection),
+        _ => None,
+    }
 }
 
 fn read_answer(reader: &mut Reader<'_>) -> Result<Result<Reply, Refusal>, ReadError> {

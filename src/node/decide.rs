@@ -80,6 +80,9 @@ impl Committer {
             Work::Single { kind, fields } => self.decide_single(origin, request, keyed, kind, &block[fields]),
             Work::Commit(commit) => self.decide_commit(origin, request, keyed, *commit),
             Work::Evaluate(evaluation) => self.decide_evaluation(origin, request, keyed, evaluation),
+            Work::Recorded(rejection) => {
+                self.answer_unwritten(origin, request, keyed, Err(Refusal::Rejected(rejection)));
+            }
             Work::Outcome(pair) => self.decide_outcome(origin, request, pair),
         }
     }

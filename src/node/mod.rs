@@ -19,7 +19,7 @@ mod request;
 mod view;
 
 pub use admission::Admission;
-pub use answer::{Body, Completion, Mailbox, Refusal, Rejection, Reply};
+pub use answer::{Body, Completion, Mailbox, Refusal, Rejection, Reply, answered_rejection};
 pub use history::HistoryOptions;
 pub use metrics::Metrics;
 pub use options::{AdmissionOptions, CommitterOptions, NodeOptions};

@@ -56,6 +56,8 @@ pub enum Work {
     Commit(Box<txn::CommitRequest>),
     /// A one-shot.
     Evaluate(Evaluation),
+    /// Answered from the record of its pair alone; without one, refused like this.
+    Recorded(Rejection),
     /// What became of an attempt? Fences it if nobody knows.
     Outcome(IdempotencyPair),
 }
@@ -66,6 +68,7 @@ impl fmt::Debug for Work {
             Work::Single { .. } => "Single",
             Work::Commit(_) => "Commit",
             Work::Evaluate(_) => "Evaluate",
+            Work::Recorded(_) => "Recorded",
             Work::Outcome(_) => "Outcome",
         })
     }
@@ -102,7 +105,7 @@ impl Batch {
         let of_item = |item: &Item| match &item.work {
             Work::Single { fields, .. } => fields.len(),
             Work::Commit(commit) => commit.body.len() + 64 * (commit.points.len() + commit.ranges.len()),
-            Work::Evaluate(_) | Work::Outcome(_) => 256,
+            Work::Evaluate(_) | Work::Recorded(_) | Work::Outcome(_) => 256,
         };
         self.items.iter().map(|item| 64 + of_item(item)).sum()
     }

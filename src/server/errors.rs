@@ -1,0 +1,98 @@
+//! Every refusal from below, as the error that the specification gives it: the one place where they become codes.
+
+use crate::{
+    node::{ReadRefusal, Refusal, Rejection},
+    storage,
+    txn::{MutationError, TransactionError},
+    types::limits,
+    wire::{ErrorCode, Outcome, Retry, WireError},
+};
+
+/// Backoff that is suggested where nothing better is known.
+const RETRY_AFTER_MS: u32 = 10;
+
+fn later(code: ErrorCode) -> WireError {
+    WireError { retry_after_ms: RETRY_AFTER_MS, ..WireError::new(code) }
+}
+
+/// What a refusal of the node says on the wire. `keyed`: whether the request had a pair, so that it may be sent again.
+pub(super) fn of_refusal(refusal: Refusal, keyed: bool) -> WireError {
+    match refusal {
+        Refusal::Conflict { key, .. } => WireError::new(ErrorCode::CONFLICT).with_conflict_key(&key),
+        Refusal::TooOld { floor } => WireError::new(ErrorCode::TOO_OLD).with_horizon(floor),
+        Refusal::Expired => WireError::new(ErrorCode::DEADLINE_EXCEEDED),
+        Refusal::NotApplied => later(ErrorCode::NOT_APPLIED),
+        Refusal::Unknown => outcome_unknown(keyed),
+        Refusal::NotLeader => later(ErrorCode::NOT_LEADER),
+        Refusal::Unavailable => later(ErrorCode::UNAVAILABLE),
+        Refusal::MemoryFull { bytes, bytes_max } => later(ErrorCode::MEMORY_FULL).with_bound(bytes_max, bytes),
+        Refusal::KeyExpired { floor, retried } => {
+            let outcome = if retried { Outcome::Unknown } else { Outcome::NotApplied };
+            WireError::new(ErrorCode::KEY_EXPIRED).with_outcome(outcome).with_horizon(floor)
+        }
+        Refusal::Fenced => WireError::new(ErrorCode::FENCED),
+        Refusal::OtherTimeline { last } => WireError::new(ErrorCode::OTHER_TIMELINE).with_horizon(last),
+        Refusal::PairReused => {
+            WireError::new(ErrorCode::MALFORMED).with_message("the pair committed as a request of another kind")
+        }
+        Refusal::Rejected(rejection) => of_rejection(rejection),
+    }
+}
+
+/// Nobody knows what became of it: with a pair it may be sent again, marked; without one it must not.
+pub(super) fn outcome_unknown(keyed: bool) -> WireError {
+    let retry = if keyed { Retry::Same } else { Retry::Never };
+    WireError::new(ErrorCode::OUTCOME_UNKNOWN).with_retry(retry)
+}
+
+/// Layers here reject in the server's own codes.
+fn of_rejection(rejection: Rejection) -> WireError {
+    let mut error = WireError::new(ErrorCode(rejection.code)).with_message(rejection.message);
+    error.limit = rejection.limit;
+    error.actual = rejection.actual;
+    error
+}
+
+pub(super) fn of_read(refusal: ReadRefusal) -> WireError {
+    match refusal {
+        ReadRefusal::NotLeader => later(ErrorCode::NOT_LEADER),
+        ReadRefusal::Expired => WireError::new(ErrorCode::DEADLINE_EXCEEDED),
+    }
+}
+
+pub(super) fn of_storage(error: &storage::Error) -> WireError {
+    match error {
+        storage::Error::Gone { horizon, .. } => WireError::new(ErrorCode::SNAPSHOT_GONE).with_horizon(*horizon),
+        storage::Error::Ahead { visible, .. } => WireError::new(ErrorCode::OTHER_TIMELINE).with_horizon(*visible),
+        // The node stops for this; what the client asked for was a read or is not handed over.
+        storage::Error::Failed(_) => later(ErrorCode::UNAVAILABLE),
+    }
+}
+
+pub(super) fn of_mutation(error: &MutationError) -> WireError {
+    let over = |code, limit: usize, actual: &usize| WireError::new(code).with_bound(limit as u64, *actual as u64);
+    match error {
+        MutationError::KeyTooLarge { actual } => over(ErrorCode::KEY_TOO_LARGE, limits::KEY_BYTES_MAX, actual),
+        MutationError::ValueTooLarge { actual } => over(ErrorCode::VALUE_TOO_LARGE, limits::VALUE_BYTES_MAX, actual),
+        MutationError::UnknownOp(_) => WireError::new(ErrorCode::MALFORMED).with_message("no such atomic operation"),
+        error => WireError::new(ErrorCode::MALFORMED).with_message(error.to_string()),
+    }
+}
+
+pub(super) fn of_transaction(error: &TransactionError) -> WireError {
+    match error {
+        TransactionError::TooLarge { actual } => WireError::new(ErrorCode::TRANSACTION_TOO_LARGE)
+            .with_bound(limits::TRANSACTION_BYTES_MAX as u64, *actual as u64),
+        TransactionError::Mutation(error) => of_mutation(error),
+        TransactionError::TooManySavepoints => WireError::new(ErrorCode::TOO_MANY_SAVEPOINTS)
+            .with_bound(limits::SAVEPOINTS_MAX as u64, limits::SAVEPOINTS_MAX as u64 + 1),
+        TransactionError::NoSavepoint => WireError::new(ErrorCode::UNKNOWN_SAVEPOINT),
+        TransactionError::Failed(failure) => prior_failed(ErrorCode(failure.code)),
+        TransactionError::Storage(error) => of_storage(error),
+    }
+}
+
+/// An earlier request of the transaction failed with `cause`.
+pub(super) fn prior_failed(cause: ErrorCode) -> WireError {
+    WireError::new(ErrorCode::PRIOR_FAILED).with_cause(cause)
+}

@@ -1,0 +1,435 @@
+//! One client connection: reads what arrived, executes it, writes the replies.
+//!
+//! The whole session is one poll function over one socket. A round takes completions from the node, decodes every
+//! frame that has arrived, executes reads inline against the visible version, hands everything that must be decided
+//! to the committer as one batch, lets scans produce a chunk each, and writes once. No request has a task, a channel
+//! or an allocation of its own on the way.
+//!
+//! ```text
+//!   Preface ──> Hello ──> Open ──> Draining ──> Closing          (Closing from anywhere, on a protocol error)
+//! ```
+//!
+//! Invariants:
+//!
+//! - Every accepted request gets exactly one terminal frame: RESPONSE, END or ERROR.
+//! - Frames of one transaction start in the order in which they came.
+//! - Replies that wait to be written are bounded: past `bytes_in_flight` requests are refused, and past
+//!   `outbound_bytes` nothing more is read, but for which CANCEL and CREDIT always get through.
+
+mod completions;
+mod frames;
+mod held;
+mod reads;
+mod requests;
+mod streams;
+mod transactions;
+
+use super::{Shared, metrics::add};
+use crate::{
+    env::{BoxFuture, Moment},
+    node::{Batch, Completion, Item, Mailbox},
+    types::{KeyspaceId, Version, limits},
+    wire::{self, ErrorCode, Goaway, Kind, Opcode, WireError},
+};
+use bytes::{Bytes, BytesMut};
+use held::Held;
+use requests::Outstanding;
+use slog::{Logger, debug};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use streams::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use transactions::Transactions;
+
+/// A socket, or what stands for one in a test.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Rounds of one poll before other tasks get their turn.
+const ROUNDS_MAX: usize = 16;
+/// How often deadlines and ages are looked at while there are any.
+const TICK: Duration = Duration::from_millis(20);
+/// How often an idle connection is looked at.
+const TICK_IDLE: Duration = Duration::from_secs(1);
+/// The least and the most room that a read is given.
+const READ_BYTES_MIN: usize = 4 * 1024;
+const READ_BYTES_MAX: usize = 256 * 1024;
+/// A reply buffer larger than this is given back once it is empty.
+const OUTBOUND_KEEP_BYTES: usize = 1024 * 1024;
+
+/// How far the connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Eight bytes are awaited.
+    Preface,
+    /// HELLO is awaited.
+    Hello,
+    /// Requests are accepted.
+    Open,
+    /// The server is shutting down: requests are refused, accepted ones are answered.
+    Draining,
+    /// What is to be written is written, then the connection ends.
+    Closing,
+}
+
+/// What the server tells a session from outside.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    pub(super) draining: AtomicBool,
+    pub(super) mailbox: Arc<Mailbox>,
+}
+
+/// See the module.
+pub(super) struct Session {
+    io: Box<dyn Io>,
+    shared: Arc<Shared>,
+    control: Arc<Control>,
+    log: Logger,
+    id: u64,
+    state: State,
+    inbound: BytesMut,
+    read_bytes: usize,
+    read_closed: bool,
+    outbound: BytesMut,
+    written: usize,
+    now: Moment,
+    /// When a frame last arrived.
+    heard: Moment,
+    opened: Moment,
+    timer: Option<(Moment, BoxFuture<()>)>,
+    /// The greatest request id so far.
+    last_request: u64,
+    outstanding: HashMap<u64, Outstanding, foldhash::fast::RandomState>,
+    /// Payload bytes of requests without a terminal frame.
+    bytes_in_flight: usize,
+    held: VecDeque<Held>,
+    transactions: Transactions,
+    streams: VecDeque<Stream>,
+    /// What the connection may still be sent in chunks, in bytes; a chunk may overdraw it.
+    credit: i64,
+    /// Keyspaces that were found to exist.
+    keyspaces: HashSet<KeyspaceId>,
+    /// What this round hands to the committer.
+    items: Vec<Item>,
+    /// Single reads of this round, executed as a group: request id, and where the full key stands.
+    gets: Vec<(u64, std::ops::Range<usize>)>,
+    completions: Vec<Completion>,
+}
+
+impl Session {
+    pub(super) fn new(io: Box<dyn Io>, shared: Arc<Shared>, control: Arc<Control>, log: Logger, id: u64) -> Session {
+        let now = shared.env.now();
+        Session {
+            io,
+            control,
+            log,
+            id,
+            state: State::Preface,
+            inbound: BytesMut::new(),
+            read_bytes: READ_BYTES_MIN,
+            read_closed: false,
+            outbound: BytesMut::new(),
+            written: 0,
+            now,
+            heard: now,
+            opened: now,
+            timer: None,
+            last_request: 0,
+            outstanding: HashMap::default(),
+            bytes_in_flight: 0,
+            held: VecDeque::new(),
+            transactions: Transactions::new(Arc::clone(&shared)),
+            streams: VecDeque::new(),
+            credit: 0,
+            keyspaces: HashSet::from([KeyspaceId::DEFAULT]),
+            items: Vec::new(),
+            gets: Vec::new(),
+            completions: Vec::new(),
+            shared,
+        }
+    }
+
+    /// Runs until the connection ends.
+    pub(super) async fn run(mut self) {
+        std::future::poll_fn(|cx| self.poll(cx)).await;
+        debug!(self.log, "connection ended"; "requests_open" => self.outstanding.len());
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..ROUNDS_MAX {
+            self.now = self.shared.env.now();
+            let mut busy = self.poll_completions(cx);
+            busy |= self.poll_held(cx);
+            busy |= self.poll_read(cx);
+            self.poll_control();
+            busy |= self.pump_streams();
+            if self.poll_write(cx).is_err() {
+                return Poll::Ready(());
+            }
+            busy |= self.poll_timer(cx);
+            if self.is_over() {
+                ready!(Pin::new(&mut self.io).poll_shutdown(cx)).ok();
+                return Poll::Ready(());
+            }
+            if !busy {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Whether nothing is left to do.
+    fn is_over(&self) -> bool {
+        let written = self.written == self.outbound.len();
+        match self.state {
+            State::Closing => written,
+            State::Draining => written && self.is_quiet(),
+            // Who closes its side still gets what it asked for, but grants no more credit.
+            _ => self.read_closed && written && self.is_quiet(),
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.outstanding.is_empty() && self.streams.is_empty() && self.held.is_empty()
+    }
+
+    /// Reads once, and executes every frame that is whole.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> bool {
+        let closed = self.read_closed || self.state == State::Closing;
+        if closed || self.outbound.len() - self.written > self.shared.options.outbound_bytes_max {
+            return false;
+        }
+        if self.inbound.capacity() - self.inbound.len() < READ_BYTES_MIN / 2 {
+            // Grows with what has arrived, not with what a header promises.
+            self.inbound.reserve(self.read_bytes.max(self.inbound.len()));
+        }
+        let read = tokio_util::io::poll_read_buf(Pin::new(&mut *self.io), cx, &mut self.inbound);
+        match read {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(0)) => self.end_of_input(),
+            Poll::Ready(Err(error)) => {
+                debug!(self.log, "connection lost"; "error" => %error);
+                self.close_at_once();
+            }
+            Poll::Ready(Ok(count)) => {
+                add(&self.shared.metrics.bytes_in_total, count as u64);
+                self.heard = self.now;
+                if count >= self.read_bytes / 2 {
+                    self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
+                }
+                self.process();
+            }
+        }
+        true
+    }
+
+    /// The client will send nothing more: what waits for its credit never ends, and its transactions never commit.
+    fn end_of_input(&mut self) {
+        self.read_closed = true;
+        self.transactions.clear();
+        let starved = |stream: &Stream| stream.credit <= 0 || stream.transaction.is_some();
+        let connection_starved = self.credit <= 0;
+        self.streams.retain(|stream| !connection_starved && !starved(stream));
+        if matches!(self.state, State::Preface | State::Hello) {
+            self.state = State::Closing;
+        }
+    }
+
+    fn close_at_once(&mut self) {
+        self.read_closed = true;
+        self.state = State::Closing;
+        self.written = self.outbound.len();
+    }
+
+    /// Executes what has arrived.
+    fn process(&mut self) {
+        let mut block = std::mem::take(&mut self.inbound);
+        let taken = self.take_frames(&block);
+        if self.items.is_empty() {
+            if taken == block.len() {
+                block.clear();
+            } else {
+                bytes::Buf::advance(&mut block, taken);
+            }
+        } else {
+            let executed = block.split_to(taken).freeze();
+            self.submit(executed);
+        }
+        self.inbound = block;
+    }
+
+    /// Takes every whole frame of `block`, returns how many bytes they were.
+    fn take_frames(&mut self, block: &BytesMut) -> usize {
+        let mut at = 0;
+        if self.state == State::Preface {
+            match self.take_preface(block) {
+                true => at = wire::preface::PREFACE_BYTES,
+                false => return 0,
+            }
+        }
+        while self.state != State::Closing {
+            let payload_max = match self.state {
+                State::Hello => limits::HANDSHAKE_PAYLOAD_BYTES_MAX,
+                _ => limits::FRAME_PAYLOAD_BYTES_MAX,
+            };
+            match wire::peek(&block[at..], payload_max) {
+                Ok(None) => break,
+                Ok(Some((header, length))) => {
+                    self.frame(block, at + wire::Header::BYTES, header);
+                    at += length;
+                }
+                Err(error) => self.go_away(error.code(), &error.to_string()),
+            }
+        }
+        self.execute_gets(block);
+        at
+    }
+
+    /// Hands this round's items to the committer; their fields stand in `block`.
+    fn submit(&mut self, block: Bytes) {
+        let items = std::mem::take(&mut self.items);
+        if items.is_empty() {
+            return;
+        }
+        let batch = Batch { mailbox: Arc::clone(&self.control.mailbox), block, items };
+        if let Err(refused) = self.shared.node.submit(batch) {
+            for item in refused.items {
+                self.finish_with_error(item.request, &WireError::new(ErrorCode::OVERLOADED));
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
+        while self.written < self.outbound.len() {
+            match Pin::new(&mut *self.io).poll_write(cx, &self.outbound[self.written..]) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0)) => return Err(()),
+                Poll::Ready(Ok(count)) => {
+                    add(&self.shared.metrics.bytes_out_total, count as u64);
+                    self.written += count;
+                }
+                Poll::Ready(Err(error)) => {
+                    debug!(self.log, "connection lost"; "error" => %error);
+                    return Err(());
+                }
+            }
+        }
+        self.written = 0;
+        if self.outbound.capacity() > OUTBOUND_KEEP_BYTES {
+            self.outbound = BytesMut::new();
+        } else {
+            self.outbound.clear();
+        }
+        Ok(())
+    }
+
+    /// Looks at every deadline and age now and then.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
+        let waiting = !self.is_quiet() || !self.transactions.is_empty() || self.state != State::Open;
+        let period = if waiting { TICK } else { TICK_IDLE };
+        let due = self.now + period;
+        let too_late = self.timer.as_ref().is_none_or(|(when, _)| *when > due);
+        if too_late {
+            self.timer = Some((due, self.shared.env.sleep_until(due)));
+        }
+        let Some((_, timer)) = &mut self.timer else { return false };
+        if timer.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.timer = None;
+        self.now = self.shared.env.now();
+        self.tick();
+        true
+    }
+
+    fn tick(&mut self) {
+        let options = &self.shared.options;
+        let handshaking = matches!(self.state, State::Preface | State::Hello);
+        if handshaking && self.now - self.opened >= options.handshake_max {
+            return self.go_away(ErrorCode::HANDSHAKE_TIMEOUT, "the handshake took too long");
+        }
+        if self.state == State::Open && self.now - self.heard >= options.idle_max && self.is_quiet() {
+            return self.go_away(ErrorCode::IDLE_TIMEOUT, "nothing was heard for too long");
+        }
+        self.expire_requests();
+        self.expire_streams();
+        for (id, expired) in self.transactions.expire(self.now) {
+            self.close_streams_of(id, &expired);
+        }
+    }
+
+    /// The server is shutting down: says so once, and accepts nothing more.
+    fn poll_control(&mut self) {
+        if self.state == State::Closing || self.state == State::Draining {
+            return;
+        }
+        if self.control.draining.load(Ordering::Acquire) {
+            if self.state == State::Open {
+                self.put_goaway(&Goaway::new(
+                    ErrorCode::SHUTTING_DOWN,
+                    self.last_request,
+                    "the server is shutting down",
+                ));
+                self.state = State::Draining;
+            } else {
+                self.go_away(ErrorCode::SHUTTING_DOWN, "the server is shutting down");
+            }
+        }
+    }
+
+    /// Ends the connection for a reason that concerns all of it.
+    fn go_away(&mut self, code: ErrorCode, message: &str) {
+        let id = self.last_request;
+        self.go_away_with(&Goaway::new(code, id, message));
+    }
+
+    fn go_away_with(&mut self, goaway: &Goaway<'_>) {
+        let breach =
+            matches!(goaway.code, ErrorCode::PROTOCOL_ERROR | ErrorCode::BAD_CHECKSUM | ErrorCode::FRAME_TOO_LARGE);
+        if breach {
+            add(&self.shared.metrics.protocol_errors_total, 1);
+        }
+        debug!(self.log, "ending the connection"; "code" => %goaway.code, "reason" => goaway.message);
+        self.put_goaway(goaway);
+        self.state = State::Closing;
+    }
+
+    fn put_goaway(&mut self, goaway: &Goaway<'_>) {
+        wire::put_frame(&mut self.outbound, Kind::Goaway, 0, 0, 0, |out| goaway.encode(out));
+    }
+
+    /// Writes a terminal RESPONSE.
+    fn respond(&mut self, opcode: Opcode, request: u64, write: impl FnOnce(&mut BytesMut)) {
+        wire::put_frame(&mut self.outbound, Kind::Response, 0, opcode.number(), request, write);
+    }
+
+    /// Writes the RESPONSE of a request that answers a version alone.
+    fn respond_version(&mut self, opcode: Opcode, request: u64, version: Version) {
+        self.respond(opcode, request, |out| wire::VersionReply { version }.encode(out));
+    }
+
+    /// Writes a terminal ERROR.
+    fn respond_error(&mut self, opcode: u16, request: u64, error: &WireError) {
+        add(&self.shared.metrics.errors_total, 1);
+        wire::put_frame(&mut self.outbound, Kind::Error, 0, opcode, request, |out| error.encode(out));
+    }
+
+    /// Bytes of replies that wait to be written.
+    fn unwritten(&self) -> usize {
+        self.outbound.len() - self.written
+    }
+
+    /// Whether replies pile up so that nothing more may be asked for.
+    fn is_congested(&self) -> bool {
+        self.unwritten() > self.shared.options.bytes_in_flight_max
+    }
+}
