@@ -150,9 +150,16 @@ impl Store for Rival {
             key.len() + chain.iter().rfind(|(version, _)| *version <= visible).map_or(0, |(_, v)| copied(v))
         };
         if reverse {
-            map.range::<[u8], _>((Bound::Unbounded, Bound::Excluded(from))).rev().take(rows).map(|(key, chain)| row(key, chain)).sum()
+            map.range::<[u8], _>((Bound::Unbounded, Bound::Excluded(from)))
+                .rev()
+                .take(rows)
+                .map(|(key, chain)| row(key, chain))
+                .sum()
         } else {
-            map.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)).take(rows).map(|(key, chain)| row(key, chain)).sum()
+            map.range::<[u8], _>((Bound::Included(from), Bound::Unbounded))
+                .take(rows)
+                .map(|(key, chain)| row(key, chain))
+                .sum()
         }
     }
 }
