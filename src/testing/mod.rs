@@ -1,3 +1,27 @@
-//! The test framework.
+//! The test framework: for our own tests, and for those of programs that are built on QuantaDB (feature `testing`).
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`model`] | the database as a sorted map with no concurrency: what everything is compared with |
+//! | [`history`] | a recorder of what clients asked and were told, and the version-order checker that judges it |
+//! | [`generators`] | quickcheck's `Arbitrary` for keys, values, mutations and whole histories, correct and wrong ones |
+//! | [`wire`] | `Arbitrary` for every message of the protocol |
+//! | [`faults`] | an engine that fails where a script says so |
+//! | [`transcript`] | commands in, answers out, compared with a golden file |
+//! | [`directory`] | directories that are gone when the test ends |
+//! | [`assertions`] | comparing bytes, waiting with a bound |
+//!
+//! `tests/README.md` shows one worked example of each kind of test. Nothing here is for production: it panics freely,
+//! and allocates as it likes.
 
+pub mod model;
+
+pub mod history;
+
+pub mod generators;
 pub mod wire;
+
+pub mod assertions;
+pub mod directory;
+pub mod faults;
+pub mod transcript;
