@@ -19,10 +19,10 @@ pub mod consensus;
 #[cfg(feature = "full")]
 pub mod node;
 
-#[cfg(feature = "testing")]
-pub mod testing;
 #[cfg(feature = "full")]
 pub mod catalog;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 #[cfg(feature = "full")]
 pub mod server;

@@ -6,6 +6,7 @@
 //! | [`history`] | a recorder of what clients asked and were told, and the version-order checker that judges it |
 //! | [`generators`] | quickcheck's `Arbitrary` for keys, values, mutations and whole histories, correct and wrong ones |
 //! | [`wire`] | `Arbitrary` for every message of the protocol |
+//! | [`server`] | a server in this process, over a port or a pipe, whose group can be made to misbehave |
 //! | [`faults`] | an engine that fails where a script says so |
 //! | [`transcript`] | commands in, answers out, compared with a golden file |
 //! | [`directory`] | directories that are gone when the test ends |
@@ -20,6 +21,8 @@ pub mod history;
 
 pub mod generators;
 pub mod wire;
+
+pub mod server;
 
 pub mod assertions;
 pub mod directory;
