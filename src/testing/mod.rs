@@ -7,6 +7,8 @@
 //! | [`generators`] | quickcheck's `Arbitrary` for keys, values, mutations and whole histories, correct and wrong ones |
 //! | [`wire`] | `Arbitrary` for every message of the protocol |
 //! | [`server`] | a server in this process, over a port or a pipe, whose group can be made to misbehave |
+//! | [`hosted`] | the same on a thread of its own, for tests that block |
+//! | [`connection`] | a raw blocking connection: frames in, frames out |
 //! | [`faults`] | an engine that fails where a script says so |
 //! | [`transcript`] | commands in, answers out, compared with a golden file |
 //! | [`directory`] | directories that are gone when the test ends |
@@ -22,6 +24,8 @@ pub mod history;
 pub mod generators;
 pub mod wire;
 
+pub mod connection;
+pub mod hosted;
 pub mod server;
 
 pub mod assertions;

@@ -59,7 +59,7 @@ pub struct TestServer {
     env: Env,
     node: Arc<Node>,
     server: Arc<Server>,
-    faults: Faults,
+    faults: Arc<Faults>,
     shutdown: Option<oneshot::Sender<()>>,
     task: Task,
 }
@@ -93,7 +93,7 @@ impl TestServer {
                 })
                 .await;
         });
-        TestServer { address, env, node, server, faults, shutdown: Some(shutdown), task }
+        TestServer { address, env, node, server, faults: Arc::new(faults), shutdown: Some(shutdown), task }
     }
 
     /// Where it listens.
@@ -124,6 +124,12 @@ impl TestServer {
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    /// The same, to keep.
+    #[must_use]
+    pub fn shared_faults(&self) -> Arc<Faults> {
+        Arc::clone(&self.faults)
     }
 
     /// A connection without a socket: a pipe that holds `bytes_max` each way, with a session at its other end. The session
