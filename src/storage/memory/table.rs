@@ -55,6 +55,8 @@ const DIRECTORY_SPREAD: usize = 16;
 const DEPTH_MAX: u32 = 28;
 /// Cache lines of a node that are fetched ahead of a read: header, key and the start of the value.
 const READ_LINES: usize = 3;
+/// The same ahead of a write: header and key.
+const WRITE_LINES: usize = 2;
 
 /// What a slot holds whose key has vanished from a line that was full.
 fn deleted() -> *mut Node {
@@ -365,7 +367,7 @@ impl TableWriter {
         }
         for &hash in hashes {
             if let Some((_, node)) = self.table.segment(hash.place, guard).candidate(hash, 0) {
-                prefetch_node(node.as_ptr().as_ptr(), 1);
+                prefetch_node(node.as_ptr().as_ptr(), WRITE_LINES);
             }
         }
     }

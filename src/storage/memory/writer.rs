@@ -10,7 +10,9 @@
 //! horizon 9:  nothing                      7 is cut and retired, then 9 itself
 //! ```
 //!
-//! What is retired is freed when every reader that may still look at it has let go of its guard.
+//! What is retired is freed when every reader that may still look at it has let go of its guard. The collector's work runs
+//! on any thread that takes a guard; so that no reader pays for freeing, nor its thread's allocator for what the writer's
+//! allocated, all it does is to hand a batch back to the writer.
 
 use super::{
     node::{Node, NodeRef, OwnedNode, prefetch_node},
@@ -18,10 +20,13 @@ use super::{
     usage::Counters,
 };
 use crossbeam_epoch::Guard;
-use std::{collections::VecDeque, ptr::NonNull, sync::Arc};
+use parking_lot::Mutex;
+use std::{collections::VecDeque, mem, ptr::NonNull, sync::Arc};
 
 /// Retired nodes that are handed to the collector together.
 const RETIRED_MAX: usize = 128;
+/// Batches that come back from the collector and are freed at once: more than are handed to it.
+const RETURNED_MAX: usize = 16;
 
 /// What a push did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +45,8 @@ pub(super) enum Pushed {
 pub(super) struct Writer {
     table: TableWriter,
     queue: Queue,
-    retired: Vec<OwnedNode>,
+    retired: Retired,
+    returned: Arc<Mutex<Vec<Retired>>>,
     counters: Arc<Counters>,
     /// Keys that exist at the version being written.
     keys: u64,
@@ -49,7 +55,8 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(hash_seed: u64, counters: Arc<Counters>) -> Writer {
         let table = table(hash_seed, Arc::clone(&counters));
-        Writer { table, queue: Queue::default(), retired: Vec::new(), counters, keys: 0 }
+        let retired = Retired::new(&counters);
+        Writer { table, queue: Queue::default(), retired, returned: Arc::default(), counters, keys: 0 }
     }
 
     /// The table, for readers.
@@ -144,38 +151,57 @@ impl Writer {
     }
 
     fn retire(&mut self, node: OwnedNode, guard: &Guard) {
-        self.retired.push(node);
-        if self.retired.len() >= RETIRED_MAX {
+        self.retired.nodes.push(node);
+        if self.retired.nodes.len() >= RETIRED_MAX {
             self.hand_over(guard);
         }
     }
 
-    /// Hands what was retired to the collector, and lets it free what it can.
+    /// Hands what was retired to the collector, and frees what came back.
     pub(super) fn hand_over(&mut self, guard: &Guard) {
-        if !self.retired.is_empty() {
-            let retired = std::mem::replace(&mut self.retired, Vec::with_capacity(RETIRED_MAX));
-            let counters = Arc::clone(&self.counters);
-            guard.defer(move || free(retired, &counters));
+        if !self.retired.nodes.is_empty() {
+            let retired = mem::replace(&mut self.retired, Retired::new(&self.counters));
+            let returned = Arc::clone(&self.returned);
+            guard.defer(move || returned.lock().push(retired));
         }
         guard.flush();
+        let freed = {
+            let mut returned = self.returned.lock();
+            let kept = returned.len().saturating_sub(RETURNED_MAX);
+            returned.split_off(kept)
+        };
+        drop(freed);
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        free(std::mem::take(&mut self.retired), &self.counters);
         self.counters.sub(self.queue.chunks.len() as u64 * CHUNK_BYTES);
     }
 }
 
-fn free(retired: Vec<OwnedNode>, counters: &Counters) {
-    for node in &retired {
-        prefetch_node(node.as_ref().as_ptr().as_ptr(), 1);
+/// Nodes that no chain leads to. Frees and counts them when dropped.
+struct Retired {
+    nodes: Vec<OwnedNode>,
+    counters: Arc<Counters>,
+}
+
+impl Retired {
+    fn new(counters: &Arc<Counters>) -> Retired {
+        Retired { nodes: Vec::with_capacity(RETIRED_MAX), counters: Arc::clone(counters) }
     }
-    let bytes = retired.iter().map(|node| node.as_ref().bytes()).sum();
-    drop(retired);
-    counters.sub(bytes);
-    counters.sub_history(bytes);
+}
+
+impl Drop for Retired {
+    fn drop(&mut self) {
+        for node in &self.nodes {
+            prefetch_node(node.as_ref().as_ptr().as_ptr(), 1);
+        }
+        let bytes = self.nodes.iter().map(|node| node.as_ref().bytes()).sum();
+        self.nodes.clear();
+        self.counters.sub(bytes);
+        self.counters.sub_history(bytes);
+    }
 }
 
 /// Nodes in the order in which they were written, in chunks, so that it grows and shrinks by a bounded step.
