@@ -46,7 +46,7 @@ const UNPINNED_KEYS_MAX: usize = 64;
 /// Attempts at a read without a pin.
 const UNPINNED_ATTEMPTS: usize = 4;
 /// Keys that a scan copies at once: at first, and at most.
-const SCAN_KEYS: (usize, usize) = if cfg!(miri) { (2, 4) } else { (32, 128) };
+const SCAN_KEYS: (usize, usize) = if cfg!(miri) { (2, 4) } else { (16, 128) };
 /// Superseded versions that one call of `trim` handles.
 const TRIM_ITEMS_MAX: usize = 1024;
 /// Superseded versions that `apply` handles for each write, so that chains do not grow between calls of `trim`.

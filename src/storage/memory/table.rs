@@ -35,8 +35,8 @@ use std::{
     },
 };
 
-/// How many lookups are interleaved.
-pub(super) const GROUP: usize = 16;
+/// How many lookups are interleaved: with 16, groups of 64 cost a quarter more.
+pub(super) const GROUP: usize = 32;
 /// Slots of a line.
 const SLOTS: usize = 8;
 /// A segment of more lines is split when it is full.
@@ -279,6 +279,11 @@ impl Table {
     #[inline]
     pub(super) fn newest<'g>(&'g self, keys: &[&[u8]], found: &mut [Option<NodeRef<'g>>], guard: &'g Guard) {
         debug_assert!(keys.len() <= GROUP && keys.len() == found.len());
+        if let ([key], [found]) = (keys, &mut *found) {
+            let hash = self.hash(key);
+            *found = self.segment(hash.place, guard).find(hash, key).map(|(_, node)| node);
+            return;
+        }
         let mut hashes = [Hash { place: 0, tag: 0 }; GROUP];
         let mut segments = [None; GROUP];
         for (i, key) in keys.iter().enumerate() {
