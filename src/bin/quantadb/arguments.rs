@@ -1,0 +1,97 @@
+//! The command line, as argh reads it. Every flag of `serve` has a field in the configuration, and wins over it.
+
+use crate::configuration::{Address, AdminAddress, LogFormat, LogLevel};
+use argh::FromArgs;
+use std::path::PathBuf;
+
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(
+    description = "QuantaDB: a strictly serializable key-value database over one TCP socket.",
+    example = "{command_name} serve --memory",
+    note = "`{command_name} serve --help` and `{command_name} config --help` tell more.",
+    error_code(0, "done, or stopped as asked"),
+    error_code(1, "the server failed while it ran; the log says why"),
+    error_code(2, "wrong arguments or configuration"),
+    error_code(3, "the server could not start: an address is taken, a resource is missing"),
+    error_code(130, "stopped at once by a second signal; what was under way was not answered")
+)]
+pub struct Arguments {
+    #[argh(subcommand)]
+    pub command: Command,
+}
+
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand)]
+pub enum Command {
+    Serve(Serve),
+    Config(Config),
+    Version(Version),
+}
+
+/// Starts a server. When it is ready it prints one line with its addresses on stdout; it logs to stderr.
+/// SIGTERM or SIGINT stops it once everything that it accepted is answered; a second signal stops it at once.
+#[derive(FromArgs, Debug, Default, PartialEq)]
+#[argh(
+    subcommand,
+    name = "serve",
+    example = "{command_name} --memory\n\
+               {command_name} --memory --listen 127.0.0.1:0 --admin-listen none --log-level debug",
+    error_code(1, "the server failed while it ran"),
+    error_code(2, "wrong arguments or configuration"),
+    error_code(3, "the server could not start")
+)]
+pub struct Serve {
+    /// read this RON file first; flags win over it (`quantadb config` prints one)
+    #[argh(option, arg_name = "file")]
+    pub config: Option<PathBuf>,
+
+    /// where clients connect: IP:PORT, port 0 for any free one (default 127.0.0.1:7420)
+    #[argh(option, arg_name = "address")]
+    pub listen: Option<Address>,
+
+    /// where /metrics, /livez and /readyz are served: IP:PORT, or `none` (default 127.0.0.1:7422)
+    #[argh(option, arg_name = "address")]
+    pub admin_listen: Option<AdminAddress>,
+
+    /// keep data in memory only: it is gone when the server stops (needed: this build stores nothing on disk)
+    #[argh(switch)]
+    pub memory: bool,
+
+    /// where data will be stored, once this build can (default ./quantadb-data)
+    #[argh(option, arg_name = "directory")]
+    pub data_dir: Option<PathBuf>,
+
+    /// bytes of memory for data; past them writes are refused with MEMORY_FULL
+    #[argh(option, arg_name = "bytes")]
+    pub memory_bytes_max: Option<u64>,
+
+    /// worker threads (default: one for each core)
+    #[argh(option, arg_name = "count")]
+    pub workers: Option<u64>,
+
+    /// log what is at least this: critical, error, warning, info, debug or trace (default info)
+    #[argh(option, arg_name = "level")]
+    pub log_level: Option<LogLevel>,
+
+    /// how log lines look: terminal or json (default terminal)
+    #[argh(option, arg_name = "format")]
+    pub log_format: Option<LogFormat>,
+
+    /// allow addresses that other machines can reach, although there is no TLS and no authentication yet
+    #[argh(switch)]
+    pub insecure: bool,
+}
+
+/// Prints the effective configuration as RON: the defaults, and over them what the file says.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "config", example = "{command_name}", error_code(2, "wrong arguments or configuration"))]
+pub struct Config {
+    /// read this RON file
+    #[argh(option, arg_name = "file")]
+    pub config: Option<PathBuf>,
+}
+
+/// Prints the version.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "version", example = "{command_name}")]
+pub struct Version {}

@@ -1,0 +1,250 @@
+//! `quantadb serve`: builds the floors from the bottom up, waits, and takes them down from the top.
+//!
+//! Shutdown on SIGTERM or SIGINT: the server takes no further requests and answers what it accepted, then the node stops,
+//! then the pages go. A second signal ends the process at once. A node that fails ends it with the reason.
+
+use crate::{
+    Exit,
+    admin::{self, Pages},
+    configuration::{Address, Configuration},
+    logging::Logging,
+};
+use quantadb::{
+    env::{Env, Task, TaskError},
+    node::{Identity, Node},
+    server::Server,
+    storage::MemoryEngine,
+    types::{ClusterId, NodeId},
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use slog::{Logger, crit, info, o, warn};
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
+
+/// Descriptors that a connection does not need: files, pages, what libraries hold.
+const DESCRIPTORS_BESIDES: u64 = 256;
+/// How often a starting server looks whether it leads.
+const LEADS_POLL: Duration = Duration::from_millis(1);
+/// How long threads of the runtime may take to end once nothing is left to answer.
+const RUNTIME_END_MAX: Duration = Duration::from_secs(1);
+
+/// Serves until told to stop.
+pub fn run(configuration: Configuration) -> Exit {
+    let logging = Logging::start(&configuration);
+    log_panics(&logging.log);
+    raise_descriptors(&logging.log, configuration.sessions.connections_max.0);
+    let workers = configuration.workers.size();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name("quantadb-worker")
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return cannot_start(&logging.log, &format!("{workers} worker threads: {error}")),
+    };
+    let exit = match runtime.block_on(serve(&configuration, &logging)) {
+        Ok(exit) => exit,
+        Err(reason) => cannot_start(&logging.log, &reason),
+    };
+    runtime.shutdown_timeout(RUNTIME_END_MAX);
+    exit
+}
+
+fn cannot_start(log: &Logger, reason: &str) -> Exit {
+    crit!(log, "cannot start"; "reason" => reason);
+    Exit::CannotStart
+}
+
+async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit, String> {
+    let log = &logging.log;
+    let mut signals = Signals::new()?;
+    let listener = bind("--listen", configuration.listen).await?;
+    let admin_listener = match configuration.admin_listen.address() {
+        Some(address) => Some(bind("--admin-listen", address).await?),
+        None => None,
+    };
+    let addresses = Addresses::of(&listener, admin_listener.as_ref())?;
+    if configuration.insecure {
+        warn!(log, "serving without TLS and authentication, as --insecure allows"; "listen" => %addresses.clients);
+    }
+
+    let env = Env::real();
+    let engine = Arc::new(MemoryEngine::new(configuration.engine(env.random_u64())));
+    // Nothing of a database in memory outlives its process, so each run is a cluster of its own.
+    let mut cluster = [0; 16];
+    env.random(&mut cluster);
+    let identity = Identity { cluster: ClusterId(cluster), node: NodeId(1) };
+    let node = Arc::new(Node::start(&env, log, identity, engine, configuration.node()));
+    let server = Arc::new(Server::new(&env, log, Arc::clone(&node), configuration.server()));
+
+    let pages = Arc::new(Pages {
+        node: Arc::clone(&node),
+        server: Arc::clone(server.metrics()),
+        lines_dropped: logging.dropped(),
+        level: logging.level.clone(),
+        stopping: AtomicBool::new(false),
+        log: log.new(o!("part" => "admin")),
+    });
+    let admin = admin_listener.map(|listener| env.spawn("admin", admin::serve(listener, Arc::clone(&pages))));
+
+    lead(&env, &node).await?;
+    let (stop_serving, told) = oneshot::channel();
+    let clients = env.spawn("server", async move {
+        let told = async {
+            // A dropped sender says the same.
+            let _ = told.await;
+        };
+        server.run(listener, told).await;
+    });
+    info!(log, "ready"; "listen" => %addresses.clients, "admin_listen" => addresses.admin_text(),
+        "workers" => configuration.workers.0, "cluster" => %identity.cluster);
+    addresses.announce();
+
+    let exit = tokio::select! {
+        name = signals.next() => {
+            info!(log, "stopping: what was accepted will be answered"; "signal" => name);
+            Exit::Done
+        }
+        failed = node.failed() => {
+            crit!(log, "the node failed"; "reason" => %failed);
+            Exit::Failed
+        }
+    };
+    pages.stopping.store(true, Ordering::Release);
+    let exit = tokio::select! {
+        ended = stop(stop_serving, clients, &node) => match ended {
+            Ok(()) => exit,
+            Err(error) => {
+                crit!(log, "the server did not end as it should"; "error" => %error);
+                Exit::Failed
+            }
+        },
+        name = signals.next() => {
+            warn!(log, "stopped at once: what was under way is not answered"; "signal" => name);
+            Exit::Interrupted
+        }
+    };
+    drop(admin);
+    info!(log, "stopped");
+    Ok(exit)
+}
+
+/// Completes once the node leads its group, which a group of one does at once: what is announced as ready serves.
+async fn lead(env: &Env, node: &Node) -> Result<(), String> {
+    let leads = async {
+        while !node.metrics().leading.load(Ordering::Acquire) {
+            env.sleep(LEADS_POLL).await;
+        }
+    };
+    tokio::select! {
+        () = leads => Ok(()),
+        failed = node.failed() => Err(failed.to_string()),
+    }
+}
+
+/// Answers what was accepted, then ends the node.
+async fn stop(stop_serving: oneshot::Sender<()>, clients: Task, node: &Node) -> Result<(), TaskError> {
+    drop(stop_serving);
+    let ended = clients.await;
+    node.stop().await;
+    ended
+}
+
+/// Both signals that ask a server to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, String> {
+        let listen = |kind| signal(kind).map_err(|error| format!("signals cannot be heard: {error}"));
+        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Where this server is.
+struct Addresses {
+    clients: SocketAddr,
+    admin: Option<SocketAddr>,
+}
+
+impl Addresses {
+    fn of(clients: &TcpListener, admin: Option<&TcpListener>) -> Result<Addresses, String> {
+        let of =
+            |listener: &TcpListener| listener.local_addr().map_err(|error| format!("an address is unknown: {error}"));
+        Ok(Addresses { clients: of(clients)?, admin: admin.map(of).transpose()? })
+    }
+
+    fn admin_text(&self) -> String {
+        self.admin.map_or_else(|| "none".into(), |address| address.to_string())
+    }
+
+    /// The one line on stdout. Whoever started the server may have closed it.
+    fn announce(&self) {
+        let version = env!("CARGO_PKG_VERSION");
+        let line =
+            format!("quantadb {version} ready: listen={} admin={} data=memory\n", self.clients, self.admin_text());
+        let mut stdout = io::stdout().lock();
+        let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
+    }
+}
+
+async fn bind(flag: &str, address: Address) -> Result<TcpListener, String> {
+    TcpListener::bind(address.0).await.map_err(|error| {
+        let check = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "another program listens there; `ss -ltnp` shows which, and port 0 takes any free one"
+            }
+            io::ErrorKind::AddrNotAvailable => "this machine has no such address; `ip address` shows those that it has",
+            io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose a higher one",
+            _ => "check the address",
+        };
+        format!("{flag} {}: {error}; {check}", address.0)
+    })
+}
+
+/// Raises the limit of open descriptors towards what the connections allowed can need.
+fn raise_descriptors(log: &Logger, connections_max: u64) {
+    let wanted = connections_max.saturating_add(DESCRIPTORS_BESIDES);
+    let limit = getrlimit(Resource::Nofile);
+    let Some(current) = limit.current.filter(|current| *current < wanted) else { return };
+    let raised = limit.maximum.map_or(wanted, |maximum| wanted.min(maximum));
+    if raised > current
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum })
+    {
+        warn!(log, "the limit of open descriptors cannot be raised"; "error" => %error, "limit" => current);
+    } else if raised < wanted {
+        warn!(log, "fewer descriptors than connections allowed"; "limit" => raised, "wanted" => wanted);
+    }
+}
+
+/// A panic is a defect: it goes to the log with its place, besides what the standard hook prints.
+fn log_panics(log: &Logger) {
+    let (log, standard) = (log.clone(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map_or_else(String::new, ToString::to_string);
+        crit!(log, "panic"; "text" => panic.payload_as_str().unwrap_or("no text"), "place" => place);
+        standard(panic);
+    }));
+}
