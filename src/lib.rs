@@ -7,6 +7,9 @@ pub mod env;
 
 pub mod wire;
 
+#[cfg(feature = "client")]
+pub mod client;
+
 #[cfg(feature = "full")]
 pub mod storage;
 
