@@ -20,12 +20,12 @@
 
 use super::{
     answer::{Body, Completion, Refusal, Reply},
-    decide::Wait,
+    decide::{Wait, single_key},
     expiry::Expiry,
     in_flight::InFlight,
     metrics::Metrics,
     options::CommitterOptions,
-    request::{Admitted, Item, Origin},
+    request::{Admitted, Item, Origin, Work},
 };
 use crate::{
     consensus::{Failed, Fate, Group, Leadership},
@@ -44,6 +44,9 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How many messages are taken from the inbox at once.
 const TAKE_MAX: usize = 256;
+
+/// How many keys of a batch are asked for ahead; more would push each other out of the nearest cache.
+const EXPECT_MAX: usize = 64;
 
 /// What the committer hears.
 pub(super) enum Input {
@@ -216,6 +219,7 @@ impl Committer {
         match input {
             Input::Batch(batch) => {
                 let Admitted { origin, block, items } = batch;
+                self.expect_keys(&block, &items);
                 self.queue.push_back(Queued { origin, block, items: items.into_iter() });
             }
             Input::Done { sequence, fate } => self.done(sequence, fate),
@@ -223,6 +227,15 @@ impl Committer {
             Input::Leadership(leadership) => self.leadership(leadership),
             Input::Failed(failed) => self.failed(&failed),
             Input::Stop(stopped) => self.stopping = Some(stopped),
+        }
+    }
+
+    /// Tells the resolver which keys come, so that its memory is near when they are decided.
+    fn expect_keys(&self, block: &[u8], items: &[Item]) {
+        for item in items.iter().take(EXPECT_MAX) {
+            if let Work::Single { kind, fields } = &item.work {
+                self.resolver.expect(single_key(*kind, &block[fields.clone()]));
+            }
         }
     }
 

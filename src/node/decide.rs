@@ -142,9 +142,7 @@ impl Committer {
             None => builder.push_single(kind, fields, atomic),
             Some(keyed) => builder.push_keyed(keyed.pair, None, 1, &[&[kind], fields], atomic),
         };
-        // A mutation's key stands first among its fields, but for the operation of an atomic.
-        let key = Reader::new(&fields[usize::from(atomic)..]).full_key().expect("the session decoded it");
-        self.resolver.record(version, key);
+        self.resolver.record(version, single_key(kind, fields));
         if self.in_flight.is_indexed() {
             self.in_flight.note(version, &[&[kind], fields].concat());
         }
@@ -330,6 +328,12 @@ impl KeyedWaiter {
             }
         }
     }
+}
+
+/// The full key of a mutation: first among its fields, but for the operation of an atomic.
+pub(super) fn single_key(kind: u8, fields: &[u8]) -> &[u8] {
+    let before = usize::from(kind == Mutation::KIND_ATOMIC);
+    Reader::new(&fields[before..]).full_key().expect("the session decoded it")
 }
 
 fn refuse(origin: &Origin, request: u64, refusal: Refusal, keyed: Option<Keyed>) {

@@ -25,6 +25,7 @@
 mod memory;
 mod pins;
 
+pub(crate) use memory::prefetch;
 pub use memory::{MemoryEngine, MemoryOptions};
 pub use pins::{Pin, Pins};
 

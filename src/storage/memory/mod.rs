@@ -18,6 +18,8 @@
 mod node;
 mod order;
 mod prefetch;
+pub(crate) use prefetch::prefetch;
+
 mod table;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 /// Asks for the cache line at `address`. Any address will do: a hint never faults.
 #[inline(always)]
-pub(super) fn prefetch<T>(address: *const T) {
+pub(crate) fn prefetch<T>(address: *const T) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     // SAFETY: a prefetch reads nothing that the program can observe and does not fault, whatever the address.
     unsafe {

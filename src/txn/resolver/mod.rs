@@ -187,6 +187,11 @@ impl Resolver {
         }
     }
 
+    /// Says that `key` will be recorded soon. A hint, which changes nothing but how long that takes.
+    pub fn expect(&self, key: &[u8]) {
+        self.generations.back().expect("never empty").table.expect(self.hash_of(key));
+    }
+
     /// Takes note that an accepted commit writes the full key `key` at `version`: above the floor, and not below any
     /// version recorded before.
     pub fn record(&mut self, version: Version, key: &[u8]) {

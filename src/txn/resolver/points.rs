@@ -4,6 +4,8 @@
 //! look first. There are at least twice as many slots as writes, so a search ends after about one and a half. Nothing is
 //! ever removed: the whole table goes.
 
+use crate::storage::prefetch;
+
 /// The table.
 #[derive(Debug)]
 pub(super) struct PointTable {
@@ -33,6 +35,11 @@ impl PointTable {
             }
             at = (at + 1) & (self.slots.len() - 1);
         }
+    }
+
+    /// Asks for the slot where a search for `hash` begins, so that the misses of a group overlap.
+    pub(super) fn expect(&self, hash: u64) {
+        prefetch(&raw const self.slots[(hash >> self.shift) as usize]);
     }
 
     /// The last version noted, as a difference.
