@@ -1,0 +1,267 @@
+//! The command line, as argh reads it.
+//!
+//! Options that every command knows may stand before the command or after it: [`hoist`] moves them to where argh wants
+//! them. After a `--` nothing is an option.
+
+use argh::FromArgs;
+use std::time::Duration;
+
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(
+    description = "Talks to a QuantaDB server.\n\n\
+                   Keys and values are text with \\xNN for any byte, \\\\ for a backslash and \\n \\r \\t \\0; with --hex \
+                   they are hexadecimal digits. After -- nothing is an option, so that a key may begin with a dash.",
+    example = "{command_name} ping\n\
+               {command_name} put greeting hello\n\
+               {command_name} get greeting\n\
+               {command_name} --output raw get greeting\n\
+               {command_name} scan --prefix gr --limit 10",
+    note = "`{command_name} COMMAND --help` tells more about a command.",
+    error_code(0, "done"),
+    error_code(1, "not found"),
+    error_code(2, "wrong arguments, or a line of an import that is no row"),
+    error_code(3, "refused by the server"),
+    error_code(4, "unreachable: no server, or it stopped answering"),
+    error_code(5, "outcome unknown: a write was sent and no answer came"),
+    error_code(130, "interrupted")
+)]
+pub struct Arguments {
+    /// servers to try in turn, A[,A…], each HOST:PORT (default 127.0.0.1:7420)
+    #[argh(option, arg_name = "addresses", default = "String::from(\"127.0.0.1:7420\")")]
+    pub addr: String,
+
+    /// keyspace by name (default `default`); put and import make it if it is missing
+    #[argh(option, arg_name = "name", default = "String::from(\"default\")")]
+    pub keyspace: String,
+
+    /// table, json or raw (default table). raw writes a value's bytes alone
+    #[argh(option, arg_name = "form", default = "Output::Table")]
+    pub output: Output,
+
+    /// keys and values are hexadecimal digits, on the way in and out
+    #[argh(switch)]
+    pub hex: bool,
+
+    /// seconds that a request may take (default 10)
+    #[argh(option, arg_name = "seconds", default = "Seconds(Duration::from_secs(10))")]
+    pub timeout: Seconds,
+
+    #[argh(subcommand)]
+    pub command: Command,
+}
+
+/// How results look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    Table,
+    Json,
+    Raw,
+}
+
+impl std::str::FromStr for Output {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Output, String> {
+        match text {
+            "table" => Ok(Output::Table),
+            "json" => Ok(Output::Json),
+            "raw" => Ok(Output::Raw),
+            _ => Err(format!("`{text}` is no form of output; allowed are table, json and raw")),
+        }
+    }
+}
+
+/// A length of time, given in seconds with or without a fraction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seconds(pub Duration);
+
+impl std::str::FromStr for Seconds {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Seconds, String> {
+        let seconds = text.parse::<f64>().ok().filter(|seconds| (0.001..=86_400.0).contains(seconds));
+        let wrong = || format!("`{text}` is no time; allowed are 0.001 to 86400 seconds");
+        seconds.map(|seconds| Seconds(Duration::from_secs_f64(seconds))).ok_or_else(wrong)
+    }
+}
+
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand)]
+pub enum Command {
+    Ping(Ping),
+    Status(Status),
+    Get(Get),
+    Put(Put),
+    Delete(Delete),
+    Scan(Scan),
+    Import(Import),
+    Export(Export),
+    Version(Version),
+}
+
+/// Connects, asks for one answer and says how long it took.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "ping", example = "{command_name}")]
+pub struct Ping {}
+
+/// Shows what a server says of itself: version, role, counters.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "status", example = "{command_name}")]
+pub struct Status {}
+
+/// Reads a key. A key that is not there is exit code 1.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "get", example = "{command_name} greeting")]
+pub struct Get {
+    /// key
+    #[argh(positional)]
+    pub key: String,
+}
+
+/// Writes a key.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(
+    subcommand,
+    name = "put",
+    example = "{command_name} greeting hello\n\
+               {command_name} \"bin\\x00ary\" \"\\x01\\x02\"\n\
+               {command_name} manifest --from Cargo.toml"
+)]
+pub struct Put {
+    /// key
+    #[argh(positional)]
+    pub key: String,
+    /// value
+    #[argh(positional)]
+    pub value: Option<String>,
+    /// take the value's bytes from a file, or from stdin if it is -
+    #[argh(option, arg_name = "file")]
+    pub from: Option<String>,
+}
+
+/// Deletes a key. That it was not there is no error.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "delete", example = "{command_name} greeting")]
+pub struct Delete {
+    /// key
+    #[argh(positional)]
+    pub key: String,
+}
+
+/// Shows rows in the order of their keys, all from one version.
+/// Tables cut long values; --output json and raw do not: json is a JSON object a line, raw is key, tab, value, a line each.
+#[derive(FromArgs, Debug, Default, PartialEq)]
+#[argh(
+    subcommand,
+    name = "scan",
+    example = "{command_name} --prefix gr --limit 10\n\
+               {command_name} --start a --end b --reverse --keys-only\n\
+               {command_name} --count"
+)]
+pub struct Scan {
+    /// keys that begin with this
+    #[argh(option, arg_name = "key")]
+    pub prefix: Option<String>,
+    /// keys from this one on
+    #[argh(option, arg_name = "key")]
+    pub start: Option<String>,
+    /// keys before this one
+    #[argh(option, arg_name = "key")]
+    pub end: Option<String>,
+    /// no more rows than this
+    #[argh(option, arg_name = "rows")]
+    pub limit: Option<u64>,
+    /// from the last key to the first
+    #[argh(switch)]
+    pub reverse: bool,
+    /// without values
+    #[argh(switch)]
+    pub keys_only: bool,
+    /// only how many rows there are
+    #[argh(switch)]
+    pub count: bool,
+}
+
+/// Writes rows from JSON Lines: {"key":…,"value":…}, one row a line, many rows a transaction.
+/// A key is a string, or {"hex":"…"} for bytes; a value is that too, or other JSON, which is stored as its own text.
+/// A later line wins over an earlier one with the same key. Ctrl-C stops after what is under way.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "import", example = "{command_name} rows.jsonl\n{command_name} -")]
+pub struct Import {
+    /// file, or - for stdin
+    #[argh(positional)]
+    pub file: String,
+}
+
+/// Writes rows as JSON Lines, as import reads them, all from one version.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "export", example = "{command_name} rows.jsonl\n{command_name} --prefix gr -")]
+pub struct Export {
+    /// keys that begin with this
+    #[argh(option, arg_name = "key")]
+    pub prefix: Option<String>,
+    /// file, or - for stdout (default -)
+    #[argh(positional, default = "String::from(\"-\")")]
+    pub file: String,
+}
+
+/// Prints the version of this program.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "version", example = "{command_name}")]
+pub struct Version {}
+
+/// Moves the options of every command before the command, so that they may stand behind it. Of two of a kind the later
+/// one counts, so that an alias with options can be overridden.
+pub fn hoist<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    let (mut front, mut rest): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
+    let mut hex = false;
+    let mut words = words.iter().copied();
+    while let Some(word) = words.next() {
+        match word {
+            "--" => {
+                rest.push(word);
+                rest.extend(words.by_ref());
+            }
+            "--addr" | "--keyspace" | "--output" | "--timeout" => {
+                if let Some(at) = front.iter().position(|earlier| *earlier == word) {
+                    front.drain(at..(at + 2).min(front.len()));
+                }
+                front.push(word);
+                front.extend(words.next());
+            }
+            "--hex" => hex = true,
+            _ => rest.push(word),
+        }
+    }
+    front.extend(hex.then_some("--hex"));
+    front.extend(rest);
+    front
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(words: &[&str]) -> Result<Arguments, String> {
+        Arguments::from_args(&["quantactl"], &hoist(words)).map_err(|early| early.output)
+    }
+
+    #[test]
+    fn options_of_every_command_stand_anywhere() {
+        let wanted = read(&["--addr", "a:1", "--output", "raw", "--hex", "get", "00"]);
+        assert!(wanted.is_ok());
+        assert_eq!(read(&["get", "--hex", "00", "--output", "raw", "--addr", "a:1"]), wanted);
+        assert_eq!(read(&["--addr", "b:2", "--hex", "get", "--addr", "a:1", "00", "--output", "raw", "--hex"]), wanted);
+        let dashed = read(&["put", "--", "--hex", "--output"]).expect("after -- nothing is an option");
+        let Command::Put(put) = &dashed.command else { panic!("it is a put") };
+        assert_eq!((put.key.as_str(), put.value.as_deref(), dashed.hex), ("--hex", Some("--output"), false));
+    }
+
+    #[test]
+    fn wrong_words_say_what_is_allowed() {
+        assert!(read(&["--output", "xml", "ping"]).expect_err("no xml").contains("table, json and raw"));
+        assert!(read(&["--timeout", "0", "ping"]).expect_err("no time").contains("0.001 to 86400"));
+        assert!(read(&["--timeout", "inf", "ping"]).is_err());
+        assert_eq!(read(&["--timeout", "1.5", "ping"]).expect("it is").timeout.0, Duration::from_millis(1500));
+        assert!(read(&["--addr"]).is_err());
+        assert!(read(&[]).is_err());
+    }
+}

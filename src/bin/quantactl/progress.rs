@@ -1,0 +1,56 @@
+//! A bar on stderr while long work goes on, if stderr is a terminal; nothing at all in a pipe.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use std::time::{Duration, Instant};
+
+/// Counts rows and bytes, and shows them.
+pub struct Progress {
+    bar: ProgressBar,
+    began: Instant,
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+impl Progress {
+    /// With a total in bytes, where it is known, how far it has come can be shown.
+    pub fn begin(total_bytes: Option<u64>) -> Progress {
+        // The bar hides itself where stderr is no terminal.
+        let bar = total_bytes.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+        let shape = match total_bytes {
+            Some(_) => "{spinner} {wide_bar} {bytes}/{total_bytes} {msg} eta {eta}",
+            None => "{spinner} {bytes} {msg}",
+        };
+        bar.set_style(ProgressStyle::with_template(shape).expect("the template is fixed and right"));
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Progress { bar, began: Instant::now(), rows: 0, bytes: 0 }
+    }
+
+    /// So much more is done.
+    pub fn add(&mut self, rows: u64, bytes: u64) {
+        self.rows += rows;
+        self.bytes += bytes;
+        self.bar.inc(bytes);
+        self.bar.set_message(format!("{} rows, {:.0} rows/s", self.rows, self.rate()));
+    }
+
+    fn rate(&self) -> f64 {
+        self.rows as f64 / self.began.elapsed().as_secs_f64().max(0.001)
+    }
+
+    /// Takes the bar away.
+    pub fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    /// What was done, in words.
+    pub fn summary(&self, verb: &str) -> String {
+        let seconds = self.began.elapsed().as_secs_f64();
+        format!("{} rows {verb}, {} bytes, in {seconds:.2} s ({:.0} rows/s)", self.rows, self.bytes, self.rate())
+    }
+
+    /// The same as a JSON object.
+    pub fn json(&self) -> String {
+        let seconds = self.began.elapsed().as_secs_f64();
+        format!(r#"{{"rows":{},"bytes":{},"seconds":{seconds:.3}}}"#, self.rows, self.bytes)
+    }
+}
