@@ -53,6 +53,10 @@ bench *words:
 coverage:
     .ci/coverage
 
+# Fuzzes all targets, or those named, for so many seconds each: `just fuzz 600 frame`.
+fuzz seconds="60" *targets:
+    .ci/fuzz {{seconds}} {{targets}}
+
 # The memory engine under Miri.
 miri:
     .ci/miri

@@ -134,7 +134,6 @@ impl TestServer {
 
     /// A connection without a socket: a pipe that holds `bytes_max` each way, with a session at its other end. The session
     /// ends when its task is dropped, or by itself.
-    #[must_use]
     pub fn connect(&self, bytes_max: usize) -> (DuplexStream, Task) {
         let (client, end) = tokio::io::duplex(bytes_max);
         let server = Arc::clone(&self.server);

@@ -1,0 +1,172 @@
+//! The seeds of the fuzz targets, made here so that they follow the protocol. `UPDATE_GOLDEN=1` writes them anew.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use quantadb::{
+    testing::wire::{AnyFrames, AnyReply, AnyRequest},
+    txn::AtomicOp,
+    types::{IdempotencyPair, Isolation, KeyspaceId, Version},
+    wire::{
+        Kind, Opcode, Request, RequestBody, RequestTags,
+        preface::PREFACE,
+        put_frame,
+        registry::{FLAG_AFTER, OPCODES},
+    },
+};
+use quickcheck::{Arbitrary, Gen};
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// Odd: checksums are made right. Split into 7, 64, and all that is left.
+const REPAIRED: [u8; 4] = [1, 7, 64, 0];
+/// Even: as it stands, all at once.
+const WHOLE: [u8; 4] = [0, 0, 0, 0];
+
+fn seeds() -> BTreeMap<String, Vec<u8>> {
+    let mut seeds = BTreeMap::new();
+    let mut g = Gen::from_size_and_seed(12, 1);
+    for number in 0..12 {
+        let frames = AnyFrames::arbitrary(&mut g).bytes();
+        let prefix = if number % 2 == 0 { REPAIRED } else { WHOLE };
+        seeds.insert(format!("frame/frames-{number:02}"), [&prefix[..], &frames].concat());
+    }
+    for opcode in OPCODES.iter().map(|row| row.opcode) {
+        let name = format!("{opcode:?}").to_lowercase();
+        let any = AnyRequest::of(&mut g, opcode);
+        seeds.insert(format!("request/{name}"), [&opcode.number().to_be_bytes()[..], &any.payload()].concat());
+        if opcode != Opcode::Scan {
+            reply(&mut seeds, &mut g, &name, Kind::Response, opcode);
+        }
+    }
+    for kind in [Kind::Hello, Kind::Welcome, Kind::Chunk, Kind::End, Kind::Error, Kind::Credit, Kind::Cancel] {
+        reply(&mut seeds, &mut g, &format!("{kind:?}").to_lowercase(), kind, Opcode::Scan);
+    }
+    for kind in [Kind::Ping, Kind::Notice, Kind::Goaway] {
+        reply(&mut seeds, &mut g, &format!("{kind:?}").to_lowercase(), kind, Opcode::Status);
+    }
+    for (name, stream) in sessions() {
+        seeds.insert(format!("session/{name}"), [&REPAIRED[..], &stream].concat());
+    }
+    seeds
+}
+
+fn reply(seeds: &mut BTreeMap<String, Vec<u8>>, g: &mut Gen, name: &str, kind: Kind, opcode: Opcode) {
+    let payload = AnyReply::of(g, kind, opcode).payload();
+    let prefix = [&[kind.number()][..], &opcode.number().to_be_bytes()].concat();
+    seeds.insert(format!("reply/{name}"), [&prefix[..], &payload].concat());
+}
+
+/// A client's stream: preface, HELLO, then requests with ids that rise from 1.
+struct Stream {
+    bytes: BytesMut,
+    id: u64,
+}
+
+impl Stream {
+    fn new() -> Stream {
+        let mut bytes = BytesMut::from(&PREFACE[..]);
+        // Versions 1 to 1, 64 KiB of credit, no name, no features.
+        put_frame(&mut bytes, Kind::Hello, 0, 0, 0, |out| out.put_slice(&[1, 1, 0, 1, 0, 0, 0, 0, 0, 0]));
+        Stream { bytes, id: 0 }
+    }
+
+    fn request(&mut self, flags: u8, body: RequestBody<'_>, tags: RequestTags<'_>) -> u64 {
+        self.id += 1;
+        let request = Request { body, tags };
+        let opcode = request.opcode().number();
+        put_frame(&mut self.bytes, Kind::Request, flags, opcode, self.id, |out| request.encode(out));
+        self.id
+    }
+
+    fn plain(&mut self, body: RequestBody<'_>) -> u64 {
+        self.request(FLAG_AFTER, body, RequestTags::default())
+    }
+
+    fn inside(&mut self, transaction: u64, body: RequestBody<'_>) -> u64 {
+        self.request(0, body, RequestTags { transaction: Some(transaction), ..RequestTags::default() })
+    }
+
+    /// A request of its raw payload.
+    fn raw(&mut self, opcode: Opcode, payload: &[u8]) {
+        self.id += 1;
+        let id = self.id;
+        put_frame(&mut self.bytes, Kind::Request, FLAG_AFTER, opcode.number(), id, |out| out.put_slice(payload));
+    }
+
+    fn end(self) -> Bytes {
+        self.bytes.freeze()
+    }
+}
+
+fn sessions() -> Vec<(&'static str, Bytes)> {
+    let key = |name: &str| KeyspaceId::DEFAULT.full_key(name.as_bytes());
+    let (a, b) = (key("a"), key("b"));
+    let mut sessions = Vec::new();
+
+    let mut stream = Stream::new();
+    stream.plain(RequestBody::Put { key: &a, value: b"1" });
+    stream.plain(RequestBody::Get { key: &a });
+    stream.plain(RequestBody::Atomic { op: AtomicOp::Append as u8, key: &a, operand: b"2" });
+    stream.plain(RequestBody::Delete { key: &a });
+    stream.plain(RequestBody::Status);
+    stream.plain(RequestBody::ReadVersion);
+    stream.plain(RequestBody::OpenKeyspace { create: true, name: "other" });
+    sessions.push(("points", stream.end()));
+
+    let mut stream = Stream::new();
+    let begin = stream.plain(RequestBody::Begin { isolation: Isolation::Serializable });
+    stream.inside(begin, RequestBody::Get { key: &a });
+    stream.inside(begin, RequestBody::Put { key: &b, value: b"1" });
+    stream.inside(begin, RequestBody::Savepoint { name: b"s" });
+    stream.inside(begin, RequestBody::Atomic { op: AtomicOp::Add as u8, key: &b, operand: &[1] });
+    stream.inside(begin, RequestBody::RollbackTo { name: b"s" });
+    stream.inside(begin, RequestBody::Commit);
+    let other = stream.plain(RequestBody::Begin { isolation: Isolation::Snapshot });
+    stream.inside(other, RequestBody::Delete { key: &b });
+    stream.inside(other, RequestBody::Rollback);
+    sessions.push(("transaction", stream.end()));
+
+    let mut stream = Stream::new();
+    for name in ["a", "b", "c"] {
+        stream.plain(RequestBody::Put { key: &key(name), value: b"value" });
+    }
+    // Keyspace 1, from the beginning, without an end; flags 0 and 1; no limit, then 2; a credit of 64 KiB.
+    stream.raw(Opcode::Scan, &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]);
+    stream.raw(Opcode::Scan, &[0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 0, 0]);
+    stream.raw(Opcode::Scan, &[0, 0, 0, 1, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]);
+    stream.raw(Opcode::DeleteRange, &[0, 0, 0, 1, 0, 1, b'a', 1, 0, 1, b'c']);
+    sessions.push(("ranges", stream.end()));
+
+    let mut stream = Stream::new();
+    let pair = IdempotencyPair { key: [7; 16], seen: Version(1) };
+    let named = RequestTags { idempotency: Some(pair), ..RequestTags::default() };
+    stream.plain(RequestBody::Put { key: &b, value: b"0" });
+    stream.request(FLAG_AFTER, RequestBody::Put { key: &a, value: b"1" }, named);
+    let again = RequestTags { retry_mark: true, ..named };
+    stream.request(FLAG_AFTER, RequestBody::Put { key: &a, value: b"1" }, again);
+    stream.plain(RequestBody::Outcome { pair });
+    stream.plain(RequestBody::Outcome { pair: IdempotencyPair { key: [8; 16], ..pair } });
+    sessions.push(("pairs", stream.end()));
+
+    let mut stream = Stream::new();
+    // If a is absent: put it and get it; else get it.
+    let absent = [&[0, 1, 2, 0, 1][..], &a[..], &[0, 0, 0, 0]].concat();
+    let then = [&[0, 2, 1, 0, 1][..], &a[..], &[0, 0, 0, 1, b'v', 16, 0, 1], &a[..]].concat();
+    let otherwise = [&[0, 1, 16, 0, 1][..], &a[..]].concat();
+    stream.raw(Opcode::Execute, &[&absent[..], &then, &otherwise].concat());
+    stream.raw(Opcode::Execute, &[&absent[..], &then, &otherwise].concat());
+    sessions.push(("execute", stream.end()));
+    sessions
+}
+
+#[test]
+fn the_seeds_follow_the_protocol() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    for (name, bytes) in seeds() {
+        let path = folder.join(&name);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::create_dir_all(path.parent().expect("a seed has a folder")).expect("it can be made");
+            fs::write(&path, &bytes).expect("it can be written");
+        }
+        let there = fs::read(&path).unwrap_or_default();
+        assert!(there == bytes, "fuzz/seeds/{name} is not what the protocol says today: run with UPDATE_GOLDEN=1");
+    }
+}
