@@ -75,6 +75,7 @@ fn a_whole_transaction_goes_in_one_write() {
 }
 
 // spec: QP-TXN-001
+// spec: QP-TXN-007
 #[test]
 fn commit_conflicts_when_a_read_key_changed() {
     let server = HostedServer::start();
@@ -325,7 +326,7 @@ fn bytes_one_at_a_time_say_the_same() {
     assert_eq!(value_of(&connection.receive().response()).as_deref(), Some("v"));
 }
 
-// spec: QP-FRM-010
+// spec: QP-FRM-011
 #[test]
 fn a_broken_checksum_ends_the_connection_with_a_reason() {
     let server = HostedServer::start();
@@ -338,6 +339,7 @@ fn a_broken_checksum_ends_the_connection_with_a_reason() {
     assert!(connection.try_receive().is_none());
 }
 
+// spec: QP-HSK-006
 #[test]
 fn a_stalled_handshake_is_ended() {
     let mut options = TestOptions::default();
@@ -349,6 +351,8 @@ fn a_stalled_handshake_is_ended() {
     assert!(connection.try_receive().is_none());
 }
 
+// spec: QP-HSK-011
+// spec: QP-HSK-012
 #[test]
 fn shutdown_answers_what_was_accepted() {
     let mut server = HostedServer::start();

@@ -183,6 +183,7 @@ mod tests {
         out
     }
 
+    // spec: QP-HSK-015
     #[test]
     fn small_frames_come_back() {
         let credit = Credit { bytes: u32::MAX };
@@ -191,8 +192,11 @@ mod tests {
         assert_eq!(Ping::decode(&written(|out| ping.encode(out))), Ok(ping));
         assert_eq!(Cancel::decode(&written(|out| Cancel.encode(out))), Ok(Cancel));
         for leader in [None, Some("127.0.0.1:7420")] {
-            let notice = Notice { code: Notice::LEADER_CHANGED, leader };
-            assert_eq!(Notice::decode(&written(|out| notice.encode(out))), Ok(notice));
+            // The last is a code that nobody knows.
+            for code in [Notice::SHUTTING_DOWN, Notice::LEADER_CHANGED, 0x7777] {
+                let notice = Notice { code, leader };
+                assert_eq!(Notice::decode(&written(|out| notice.encode(out))), Ok(notice));
+            }
         }
     }
 

@@ -240,6 +240,7 @@ mod tests {
     }
 
     // spec: QP-ERR-001
+    // spec: QP-ERR-003
     #[test]
     fn every_error_carries_its_defaults_and_comes_back() {
         for row in ERRORS {

@@ -13,4 +13,4 @@ mod table;
 pub use frames::AnyFrames;
 pub use reply::{AnyReply, Message};
 pub use request::AnyRequest;
-pub use table::{build, describe, from_hex, to_hex};
+pub use table::{annotate, build, describe, from_hex, to_hex};

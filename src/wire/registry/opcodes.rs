@@ -109,8 +109,11 @@ const FOUND: &[FieldRow] = &[
     field_doc("row_version", FieldType::U64, "the version that wrote the value; 0 if none"),
     field_doc("value", FieldType::Bytes32, "empty if none"),
 ];
-const ATOMIC: &[FieldRow] =
-    &[field_doc("op", FieldType::U8, "see the table of atomic operations"), KEY, field("operand", FieldType::Bytes32)];
+const ATOMIC: &[FieldRow] = &[
+    field_doc("op", FieldType::Enum(ATOMIC_OPS), "see the table of atomic operations"),
+    KEY,
+    field("operand", FieldType::Bytes32),
+];
 const ROLES: &[Named] =
     &[named(0, "none", ""), named(1, "leader", ""), named(2, "follower", ""), named(3, "learner", "")];
 const ISOLATIONS: &[Named] = &[
