@@ -71,7 +71,9 @@ impl<T: Send + 'static> Group<T> {
     ) -> (Group<T>, Task) {
         let (queue, messages) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared { local_reads: AtomicBool::new(false) });
-        let sequencer = Sequencer { machine, observe, shared: Arc::clone(&shared), hooks, term: Term(0), index: 0 };
+        let shared_too = Arc::clone(&shared);
+        let sequencer =
+            Sequencer { machine, observe, shared: shared_too, hooks, term: Term(0), leading: false, index: 0 };
         let task = env.spawn("sequencer", async move {
             if let Err(failure) = sequencer.run(messages).await {
                 failed(failure);
@@ -104,6 +106,7 @@ struct Sequencer<M> {
     shared: Arc<Shared>,
     hooks: Hooks,
     term: Term,
+    leading: bool,
     index: u64,
 }
 
@@ -124,6 +127,7 @@ impl<M: StateMachine> Sequencer<M> {
     /// A term begins: its first entry, which carries nothing, counts as applied at once.
     fn begin_term(&mut self) {
         self.term = Term(self.term.0 + 1);
+        self.leading = true;
         self.index += 1;
         self.shared.local_reads.store(self.hooks.local_reads(), Ordering::Release);
         let applied = self.machine.applied_version();
@@ -141,7 +145,7 @@ impl<M: StateMachine> Sequencer<M> {
 
     fn carry_out(&mut self, message: Message<M::Outcome>) -> Result<(), Failed> {
         match message {
-            Message::Propose { term, .. } if term != self.term => self.refuse(message),
+            Message::Propose { term, .. } if term != self.term || !self.leading => self.refuse(message),
             Message::Propose { .. } if self.hooks.refuses() => self.refuse(message),
             Message::Propose { entry, respond, .. } => {
                 self.index += 1;
@@ -150,7 +154,8 @@ impl<M: StateMachine> Sequencer<M> {
                 })?;
                 respond(Fate::Applied(outcome));
             }
-            Message::Confirm(confirm) => confirm(true),
+            // Who does not lead does not know what was committed.
+            Message::Confirm(confirm) => confirm(self.leading),
             #[cfg(feature = "testing")]
             Message::Wake => {}
         }
@@ -307,6 +312,7 @@ mod testing {
                     self.lose(held, 0)?;
                     self.shared.local_reads.store(false, Ordering::Release);
                     self.term = Term(self.term.0 + 1);
+                    self.leading = false;
                     let applied = self.machine.applied_version();
                     (self.observe)(Leadership { term: self.term, ready: false, applied });
                 }
