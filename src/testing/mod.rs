@@ -32,3 +32,8 @@ pub mod assertions;
 pub mod directory;
 pub mod faults;
 pub mod transcript;
+
+/// The guidelines; here so that their examples are run.
+#[cfg(doctest)]
+#[doc = include_str!("../../tests/README.md")]
+pub struct Guidelines;

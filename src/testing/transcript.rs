@@ -120,29 +120,30 @@ pub fn escape(bytes: &[u8]) -> String {
 /// Runs the commands of a transcript and gives the transcript that comes out. An error of `run` is an answer as well:
 /// `error: ` and its text.
 pub fn replay(script: &str, mut run: impl FnMut(&Command) -> Result<String, String>) -> String {
-    let mut out = String::new();
-    let mut answers = String::new();
-    let mut answering = false;
-    for line in script.lines() {
+    let (mut out, mut answers) = (String::new(), String::new());
+    // Within a block's commands; within its old answers, which are replaced.
+    let (mut asking, mut answering) = (false, false);
+    for line in script.lines().chain([""]) {
         if answering {
             answering = !line.is_empty();
-        } else if line == "---" {
-            answering = true;
+            continue;
+        }
+        if asking && (line.is_empty() || line == "---") {
             let _ = writeln!(out, "---\n{answers}");
             answers.clear();
-        } else if line.is_empty() || line.starts_with('#') {
-            let _ = writeln!(out, "{line}");
-        } else {
-            let _ = writeln!(out, "{line}");
-            match Command::parse(line).and_then(|command| run(&command)) {
-                Ok(answer) if answer.is_empty() => {}
-                Ok(answer) => drop(writeln!(answers, "{}", answer.trim_end())),
-                Err(error) => drop(writeln!(answers, "error: {error}")),
-            }
+            (asking, answering) = (false, line == "---");
+            continue;
         }
-    }
-    if !answers.is_empty() {
-        let _ = writeln!(out, "---\n{answers}");
+        let _ = writeln!(out, "{line}");
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        asking = true;
+        match Command::parse(line).and_then(|command| run(&command)) {
+            Ok(answer) if answer.is_empty() => {}
+            Ok(answer) => drop(writeln!(answers, "{}", answer.trim_end())),
+            Err(error) => drop(writeln!(answers, "error: {error}")),
+        }
     }
     format!("{}\n", out.trim_end())
 }
@@ -214,6 +215,8 @@ mod tests {
     fn a_transcript_that_holds_comes_out_as_it_went_in() {
         assert_eq!(replay(SCRIPT, map()), SCRIPT);
         assert_eq!(replay("get k", map()), "get k\n---\nabsent\n", "a new block gets its answers");
+        let two = "get k\n---\nabsent\n\n# Another.\nput k v\nget k\n---\nv\n";
+        assert_eq!(replay("get k\n\n# Another.\nput k v\nget k\n", map()), two, "and so do two");
         assert_eq!(replay(&SCRIPT.replace("absent", "v\nw"), map()), SCRIPT, "a wrong answer is replaced");
     }
 

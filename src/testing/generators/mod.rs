@@ -1,6 +1,7 @@
 //! Random inputs that are likely to meet: few letters, shared prefixes, the bytes 0x00 and 0xff.
 //!
-//! [`Key`], [`Value`] and [`AnyMutation`] are quickcheck's `Arbitrary`; a failing case shrinks. [`history`] runs a small
+//! [`Key`], [`Value`] and [`AnyMutation`] are quickcheck's `Arbitrary`; a failing case shrinks, and [`property`] tells the
+//! seed to run it again. [`history`] runs a small
 //! database with many clients from a seed, correct or with one of its checks broken, and gives what they were told.
 //!
 //! ```
@@ -11,9 +12,11 @@
 //! ```
 
 mod database;
+mod property;
 mod random;
 
 pub use database::{Bug, Options, history};
+pub use property::property;
 pub use random::Random;
 
 use crate::{
