@@ -505,3 +505,45 @@ async fn a_thousand_callers_share_a_connection() {
     }
     assert_eq!(client.add("sum", 0).await.unwrap(), 10 * 999 * 1000 / 2);
 }
+
+#[tokio::test]
+async fn a_transaction_goes_on_after_a_scan_of_it_was_dropped() {
+    let (_server, client) = started().await;
+    fill(&client, 5_000, 100).await;
+    let tx = client.begin(Isolation::Serializable).await.unwrap();
+    for _ in 0..3 {
+        let mut scan = tx.scan(..);
+        scan.next().await.unwrap().unwrap();
+    }
+    let mut never_polled_to_a_row = tx.scan("row/001"..);
+    tokio::select! {
+        biased;
+        _ = never_polled_to_a_row.next() => {}
+        () = async {} => {}
+    }
+    drop(never_polled_to_a_row);
+    tx.put("k", "v").await.unwrap();
+    assert_eq!(tx.count(..).await.unwrap(), 5_001);
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_operations_have_the_numbers_that_the_server_gives_them() {
+    let ours = [
+        AtomicOp::Add,
+        AtomicOp::Min,
+        AtomicOp::Max,
+        AtomicOp::And,
+        AtomicOp::Or,
+        AtomicOp::Xor,
+        AtomicOp::ByteMin,
+        AtomicOp::ByteMax,
+        AtomicOp::Append,
+        AtomicOp::CompareAndDelete,
+    ];
+    let name = |number: u8| quantadb::txn::AtomicOp::from_u8(number).map(|op| format!("{op:?}"));
+    for op in ours {
+        assert_eq!(name(op as u8), Some(format!("{op:?}")));
+    }
+    assert_eq!(quantadb::txn::AtomicOp::ALL.len(), ours.len());
+}

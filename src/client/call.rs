@@ -14,7 +14,7 @@
 use super::error::Error;
 use super::link::{Link, backoff};
 use super::options::CallOptions;
-use super::waiters::Failure;
+use super::waiters::{Cancelling, Failure};
 use crate::env::{Env, Moment};
 use crate::types::Version;
 use crate::wire::{ErrorCode, Outcome, Request, RequestBody, RequestTags, Retry};
@@ -42,7 +42,8 @@ struct Attempts {
     once: bool,
     /// An attempt may have been done.
     unknown: bool,
-    refusals: u32,
+    /// Attempts that were refused, or lost after they were sent.
+    failures: u32,
 }
 
 /// What to do after a failed attempt.
@@ -55,13 +56,6 @@ enum Verdict {
     Fail(Error),
 }
 
-/// Refusals that pass by themselves; nothing was done.
-pub(super) fn passes(code: Option<ErrorCode>) -> bool {
-    const PASSING: [ErrorCode; 4] =
-        [ErrorCode::OVERLOADED, ErrorCode::NOT_APPLIED, ErrorCode::UNAVAILABLE, ErrorCode::SHUTTING_DOWN];
-    code.is_some_and(|code| PASSING.contains(&code))
-}
-
 impl Attempts {
     /// The one place that decides what a failure means.
     fn judge(&mut self, failure: Failure) -> Verdict {
@@ -71,7 +65,9 @@ impl Attempts {
                 self.unknown |= sent && self.nature == Nature::Write;
                 let again = !self.once && (self.nature == Nature::Repeatable || self.keyed);
                 if again && sent {
-                    return Verdict::Again;
+                    self.failures += 1;
+                    // One loss is an accident. A server that is lost again and again is not asked at full speed.
+                    return if self.failures == 1 { Verdict::Again } else { Verdict::Later(Duration::ZERO) };
                 }
                 Verdict::Fail(self.final_error(Error::lost("the connection was lost").caused_by(Some(cause))))
             }
@@ -82,8 +78,8 @@ impl Attempts {
             Failure::Refused(error) => {
                 self.unknown |= error.outcome() == Outcome::Unknown && self.nature == Nature::Write;
                 let marked = self.keyed && error.code() == Some(ErrorCode::OUTCOME_UNKNOWN);
-                if !self.once && (passes(error.code()) || marked) {
-                    self.refusals += 1;
+                if !self.once && (error.passes() || marked) {
+                    self.failures += 1;
                     return Verdict::Later(error.retry_after().unwrap_or_default());
                 }
                 Verdict::Fail(self.final_error(error))
@@ -122,7 +118,7 @@ impl Link {
     ) -> Result<Bytes, Error> {
         let deadline = self.deadline(options);
         let pair = options.pair.filter(|_| nature == Nature::Write);
-        let mut attempts = Attempts { nature, keyed: pair.is_some(), once: options.once, unknown: false, refusals: 0 };
+        let mut attempts = Attempts { nature, keyed: pair.is_some(), once: options.once, unknown: false, failures: 0 };
         loop {
             let tags = RequestTags {
                 min_version: options.min_version,
@@ -138,7 +134,7 @@ impl Link {
             match attempts.judge(failure) {
                 Verdict::Again => {}
                 Verdict::Later(least) => {
-                    let wait = least.max(backoff(self.env(), attempts.refusals, WAIT_MIN, WAIT_MAX));
+                    let wait = least.max(backoff(self.env(), attempts.failures, WAIT_MIN, WAIT_MAX));
                     self.env().until(deadline, self.env().sleep(wait)).await;
                 }
                 Verdict::Fail(error) => return Err(error),
@@ -153,13 +149,15 @@ impl Link {
         deadline: Moment,
         nature: Nature,
     ) -> Result<Bytes, Failure> {
-        tags.deadline_ms = Some(deadline_ms(self.env(), deadline).ok_or(Failure::GaveUp { sent: false })?);
+        let left = || deadline_ms(self.env(), deadline).ok_or(Failure::GaveUp { sent: false });
+        left()?;
         let connection = self.connection(deadline).await.map_err(Failure::Refused)?;
+        tags.deadline_ms = Some(left()?);
         if nature == Nature::Repeatable && connection.floor > Version::ZERO {
             tags.min_version = tags.min_version.max(Some(connection.floor));
         }
-        let cancellable = nature == Nature::Repeatable;
-        let ticket = self.ask(&connection, &Request { body, tags }, deadline, cancellable).await?;
+        let cancel = if nature == Nature::Repeatable { Cancelling::AtOnce } else { Cancelling::Never };
+        let ticket = self.ask(&connection, &Request { body, tags }, deadline, cancel).await?;
         ticket.await
     }
 }
@@ -170,7 +168,7 @@ mod tests {
     use super::*;
 
     fn attempts(nature: Nature, keyed: bool) -> Attempts {
-        Attempts { nature, keyed, once: false, unknown: false, refusals: 0 }
+        Attempts { nature, keyed, once: false, unknown: false, failures: 0 }
     }
 
     fn lost(sent: bool) -> Failure {
@@ -202,7 +200,9 @@ mod tests {
 
     #[test]
     fn what_was_sent_and_lost_is_sent_again_if_that_does_no_harm() {
-        assert!(matches!(attempts(Nature::Repeatable, false).judge(lost(true)), Verdict::Again));
+        let mut read = attempts(Nature::Repeatable, false);
+        assert!(matches!(read.judge(lost(true)), Verdict::Again));
+        assert!(matches!(read.judge(lost(true)), Verdict::Later(_)), "a second loss is no accident");
         let mut keyed = attempts(Nature::Write, true);
         assert!(matches!(keyed.judge(lost(true)), Verdict::Again));
         assert!(keyed.unknown, "the next one is marked");

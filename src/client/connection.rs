@@ -8,11 +8,11 @@
 
 use super::error::Error;
 use super::lock;
-use super::waiters::{Delivery, Failure, Reply, Sink, Waiter, Waiters};
+use super::waiters::{Cancelling, Delivery, Failure, Reply, Sink, Waiter, Waiters};
 use crate::env::{Env, Moment};
 use crate::types::{ClusterId, NodeId, Version};
 use crate::wire::{
-    Cancel, Chunk, Credit, ErrorCode, Frame, Goaway, Grease, Header, Kind, Notice, Ping, Request, WireError,
+    Cancel, Credit, ErrorCode, Frame, Goaway, Grease, Header, Kind, Notice, Opcode, Ping, Request, WireError,
     begin_frame, finish_frame, put_frame,
 };
 use bytes::{Bytes, BytesMut};
@@ -93,8 +93,8 @@ pub(super) struct Posting {
     pub(super) sink: Sink,
     /// When to stop waiting for it.
     pub(super) give_up: Option<Moment>,
-    /// Whether to tell the server when nobody waits any longer.
-    pub(super) cancellable: bool,
+    /// When to tell the server that nobody waits any longer.
+    pub(super) cancel: Cancelling,
     /// Whether it goes out however much is in flight: it frees what the server holds.
     pub(super) urgent: bool,
 }
@@ -149,7 +149,7 @@ impl Connection {
 
     /// Queues a request and returns its id.
     pub(super) fn queue(&self, request: &Request<'_>, posting: Posting) -> Result<u64, NotQueued> {
-        let Posting { sink, give_up, cancellable, urgent } = posting;
+        let Posting { sink, give_up, cancel, urgent } = posting;
         let mut state = lock(&self.state);
         if let Phase::Draining(cause) | Phase::Ended(cause) = &state.phase {
             return Err(NotQueued::Gone(cause.clone()));
@@ -172,7 +172,7 @@ impl Connection {
         state.last_id = id;
         state.bytes_in_flight += payload_bytes;
         state.queued += (state.out.len() - before) as u64;
-        let waiter = Waiter { opcode, sink, give_up, ends_at: state.queued, payload_bytes, cancellable };
+        let waiter = Waiter { opcode, sink, give_up, ends_at: state.queued, payload_bytes, cancel, started: false };
         state.waiters.insert(id, waiter);
         state.wake_io();
         Ok(id)
@@ -183,10 +183,10 @@ impl Connection {
         self: &Arc<Self>,
         request: &Request<'_>,
         give_up: Moment,
-        cancellable: bool,
+        cancel: Cancelling,
     ) -> Result<Ticket, NotQueued> {
         let (sender, receiver) = oneshot::channel();
-        let posting = Posting { sink: Sink::Caller(sender), give_up: Some(give_up), cancellable, urgent: false };
+        let posting = Posting { sink: Sink::Caller(sender), give_up: Some(give_up), cancel, urgent: false };
         let id = self.queue(request, posting)?;
         Ok(Ticket { connection: self.clone(), id, receiver, done: false })
     }
@@ -194,7 +194,7 @@ impl Connection {
     /// Queues a PING; the receiver completes with its echo.
     pub(super) fn ping(&self, caller: Option<oneshot::Sender<()>>) -> Result<(), NotQueued> {
         let mut state = lock(&self.state);
-        if let Phase::Draining(cause) | Phase::Ended(cause) = &state.phase {
+        if let Phase::Ended(cause) = &state.phase {
             return Err(NotQueued::Gone(cause.clone()));
         }
         state.pings_sent += 1;
@@ -215,10 +215,7 @@ impl Connection {
     /// Says that nobody waits for a reply any longer.
     pub(super) fn forget(&self, id: u64) {
         let mut state = lock(&self.state);
-        let Some(waiter) = state.waiters.get_mut(&id) else { return };
-        waiter.sink = Sink::Nobody;
-        waiter.give_up = None;
-        if waiter.cancellable {
+        if state.waiters.get_mut(&id).is_some_and(Waiter::abandon) {
             state.put(Kind::Cancel, id, |out| Cancel.encode(out));
         }
     }
@@ -286,11 +283,10 @@ impl Connection {
                 if waiter.give_up.is_none_or(|give_up| now < give_up) {
                     continue;
                 }
-                waiter.give_up = None;
                 let sink = std::mem::replace(&mut waiter.sink, Sink::Nobody);
                 let sent = state.written >= waiter.ends_at;
                 deliveries.extend(Delivery::terminal(sink, waiter.opcode, Err(Failure::GaveUp { sent })));
-                if waiter.cancellable {
+                if waiter.abandon() {
                     cancelled.push(*id);
                 }
             }
@@ -434,15 +430,18 @@ impl State {
 
     fn take_chunk(&mut self, frame: Frame, deliveries: &mut Vec<Delivery>) -> Result<(), Error> {
         self.unreturned += frame.payload.len();
-        match self.waiters.get(&frame.request_id).map(|waiter| &waiter.sink) {
-            Some(Sink::Scan(inbox)) => {
-                Chunk::decode(&frame.payload).map_err(Error::reply)?;
-                deliveries.push(Delivery::Chunk(inbox.clone(), frame.payload));
-                Ok(())
-            }
-            Some(Sink::Nobody) => Ok(()),
-            _ => Err(Error::protocol(format!("the server sent rows for request {}, no scan", frame.request_id))),
+        let id = frame.request_id;
+        let no_scan = || Error::protocol(format!("the server sent rows for request {id}, no scan"));
+        let waiter = self.waiters.get_mut(&id).filter(|waiter| waiter.opcode == frame.opcode).ok_or_else(no_scan)?;
+        waiter.started = true;
+        if let Sink::Scan(inbox) = &waiter.sink {
+            deliveries.push(Delivery::Chunk(inbox.clone(), frame.payload));
+        } else if frame.opcode != Opcode::Scan.number() {
+            return Err(no_scan());
+        } else if waiter.abandon() {
+            self.put(Kind::Cancel, id, |out| Cancel.encode(out));
         }
+        Ok(())
     }
 
     fn take_pong(&mut self, payload: &[u8], deliveries: &mut Vec<Delivery>) -> Result<(), Error> {

@@ -75,7 +75,7 @@ fn greeting(options: &ClientOptions) -> BytesMut {
     let hello = Hello {
         version_min: PROTOCOL_VERSION_MIN,
         version_max: PROTOCOL_VERSION_MAX,
-        credit: options.credit,
+        credit: options.credit.max(1),
         client_name: name,
         features: features.as_list(),
     };

@@ -220,11 +220,33 @@ impl Error {
         &self.0.message
     }
 
+    /// Whether it is a refusal that passes by itself; nothing was done.
+    pub(super) fn passes(&self) -> bool {
+        self.code().is_some_and(passes)
+    }
+
+    /// Whether it only follows from an earlier failure of its transaction.
+    pub(super) fn follows(&self) -> bool {
+        self.code() == Some(ErrorCode::PRIOR_FAILED)
+    }
+
     /// Whether running the whole transaction again may succeed.
     pub(super) fn restarts_transaction(&self) -> bool {
-        let by_cause = || self.cause().and_then(ErrorCode::row).is_some_and(|row| row.retry == Retry::RestartTxn);
-        self.retry() == Retry::RestartTxn || (self.code() == Some(ErrorCode::PRIOR_FAILED) && by_cause())
+        let mends = |code: ErrorCode| {
+            let restarts = code.row().is_some_and(|row| row.retry == Retry::RestartTxn);
+            restarts || passes(code) || code == ErrorCode::TOO_MANY_TRANSACTIONS
+        };
+        if self.follows() {
+            return self.cause().is_some_and(mends);
+        }
+        self.outcome() == Outcome::NotApplied && (self.retry() == Retry::RestartTxn || self.code().is_some_and(mends))
     }
+}
+
+fn passes(code: ErrorCode) -> bool {
+    const PASSING: [ErrorCode; 4] =
+        [ErrorCode::OVERLOADED, ErrorCode::NOT_APPLIED, ErrorCode::UNAVAILABLE, ErrorCode::SHUTTING_DOWN];
+    PASSING.contains(&code)
 }
 
 impl fmt::Display for Error {
@@ -312,7 +334,9 @@ mod tests {
         let prior = |cause| Error::refused(WireError::new(ErrorCode::PRIOR_FAILED).with_cause(cause));
         assert!(prior(ErrorCode::CONFLICT).restarts_transaction());
         assert!(!prior(ErrorCode::KEY_TOO_LARGE).restarts_transaction());
+        assert!(prior(ErrorCode::OVERLOADED).restarts_transaction());
         assert!(Error::local(ErrorCode::TOO_OLD).restarts_transaction());
+        assert!(!Error::local(ErrorCode::CONFLICT).with_outcome(Outcome::Unknown).restarts_transaction());
         assert!(!Error::local(ErrorCode::PRIOR_FAILED).restarts_transaction());
     }
 }

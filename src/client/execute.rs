@@ -14,9 +14,12 @@ use bytes::Bytes;
 /// All conditions are tested at one point of the order; if they hold the operations of `then` are done, else those of
 /// `otherwise`. Each operation sees the ones before it.
 ///
-/// ```no_run
+/// ```
 /// # use quantadb::client::{Client, Condition, Execute, Error, Op, OpResult};
-/// # async fn example(client: Client) -> Result<(), Error> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = quantadb::testing::server::TestServer::start().await;
+/// # let client = quantadb::client::Client::connect(server.address()).await?;
 /// // Takes a lock, or tells who holds it.
 /// let take = Execute::new()
 ///     .when("lock", Condition::Absent)

@@ -106,11 +106,14 @@ impl Client {
     /// Tries every address once and fails with the last one's error. Later losses are mended by a task that this spawns;
     /// so call it in the runtime that is to run that task.
     ///
-    /// ```no_run
+    /// ```
     /// # use quantadb::client::{Client, ClientOptions, Error};
-    /// # async fn example() -> Result<(), Error> {
-    /// let client = Client::connect("127.0.0.1:7420").await?;
-    /// let named = Client::connect(ClientOptions { name: "billing".into(), ..ClientOptions::from("127.0.0.1:7420") }).await?;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Error> {
+    /// # let server = quantadb::testing::server::TestServer::start().await;
+    /// # let address = server.address();
+    /// let client = Client::connect(address).await?;
+    /// let named = Client::connect(ClientOptions { name: "billing".into(), ..ClientOptions::from(address) }).await?;
     /// # let _ = (client, named);
     /// # Ok(())
     /// # }
@@ -224,9 +227,12 @@ impl Client {
 
     /// What became of the write with this pair. If nothing did yet, nothing will: it is fenced.
     ///
-    /// ```no_run
+    /// ```
     /// # use quantadb::client::{CallOptions, Client, CommitOutcome, Error, Outcome};
-    /// # async fn example(client: Client) -> Result<(), Error> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Error> {
+    /// # let server = quantadb::testing::server::TestServer::start().await;
+    /// # let client = quantadb::client::Client::connect(server.address()).await?;
     /// let pair = client.new_pair().await?;
     /// match client.with(CallOptions::new().idempotency(pair)).put("order/9", "paid").await {
     ///     Err(error) if error.outcome() == Outcome::Unknown => match client.outcome(pair).await? {

@@ -19,9 +19,12 @@ const GET_MANY_BYTES: usize = 1 << 20;
 
 /// A keyspace: a handle, cheap to clone. Each call is a transaction of its own.
 ///
-/// ```no_run
-/// # async fn example() -> Result<(), quantadb::client::Error> {
-/// let client = quantadb::client::Client::connect("127.0.0.1:7420").await?;
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), quantadb::client::Error> {
+/// # let server = quantadb::testing::server::TestServer::start().await;
+/// # let address = server.address();
+/// let client = quantadb::client::Client::connect(address).await?;
 /// let carts = client.open_keyspace("carts", true).await?;
 /// let version = carts.put("cart/7", "apples").await?;
 /// let cart = carts.get("cart/7").await?.expect("it was put");
@@ -58,9 +61,12 @@ impl Keyspace {
 
     /// The same keyspace, its calls made with these options.
     ///
-    /// ```no_run
+    /// ```
     /// # use quantadb::client::{CallOptions, Client};
-    /// # async fn example(client: Client) -> Result<(), quantadb::client::Error> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), quantadb::client::Error> {
+    /// # let server = quantadb::testing::server::TestServer::start().await;
+    /// # let client = quantadb::client::Client::connect(server.address()).await?;
     /// // Done once, however often the connection breaks on the way.
     /// let pair = client.new_pair().await?;
     /// client.with(CallOptions::new().idempotency(pair)).add("visits", 1).await?;
@@ -181,8 +187,11 @@ impl Keyspace {
 
     /// The rows of a range, as a stream from one snapshot.
     ///
-    /// ```no_run
-    /// # async fn example(client: quantadb::client::Client) -> Result<(), quantadb::client::Error> {
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), quantadb::client::Error> {
+    /// # let server = quantadb::testing::server::TestServer::start().await;
+    /// # let client = quantadb::client::Client::connect(server.address()).await?;
     /// let mut rows = client.scan("a".."c").reverse().limit(100);
     /// while let Some(row) = rows.next().await {
     ///     let row = row?;

@@ -4,7 +4,7 @@ use super::error::Error;
 use super::lock;
 use super::waiters::{Failure, Reply};
 use crate::types::Version;
-use crate::wire::{ErrorCode, Opcode, VersionReply};
+use crate::wire::{Opcode, Retry, VersionReply};
 use std::sync::Mutex;
 
 /// The account of one transaction.
@@ -37,8 +37,7 @@ impl Ledger {
     pub(super) fn failed(&self, error: &Error) {
         let mut account = lock(&self.0);
         account.restarts |= error.restarts_transaction();
-        let follows = error.code() == Some(ErrorCode::PRIOR_FAILED);
-        let tells_more = |kept: &Error| kept.code() == Some(ErrorCode::PRIOR_FAILED) && !follows;
+        let tells_more = |kept: &Error| kept.follows() && !error.follows();
         if account.failure.as_ref().is_none_or(tells_more) {
             account.failure = Some(error.clone());
         }
@@ -47,7 +46,7 @@ impl Ledger {
     /// The first failure in place of one that only follows from it.
     pub(super) fn first_cause(&self, error: Error) -> Error {
         self.failed(&error);
-        if error.code() != Some(ErrorCode::PRIOR_FAILED) {
+        if !error.follows() {
             return error;
         }
         lock(&self.0).failure.clone().unwrap_or(error)
@@ -73,14 +72,14 @@ impl Ledger {
 /// A transaction dies with its connection, and has changed nothing.
 pub(super) fn lost(cause: Error) -> Error {
     Error::lost("the connection was lost, and the transaction with it")
-        .with_retry(crate::wire::Retry::RestartTxn)
+        .with_retry(Retry::RestartTxn)
         .caused_by(Some(cause))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::WireError;
+    use crate::wire::{ErrorCode, WireError};
     use bytes::{BufMut, Bytes, BytesMut};
 
     fn prior() -> Error {
@@ -106,7 +105,7 @@ mod tests {
         ledger.note(1, Err(Failure::Lost { sent: true, cause: Error::lost("reset") }));
         assert!(ledger.restarts());
         ledger.note(1, Err(Failure::GaveUp { sent: true }));
-        assert_eq!(ledger.first_cause(prior()).retry(), crate::wire::Retry::RestartTxn);
+        assert_eq!(ledger.first_cause(prior()).retry(), Retry::RestartTxn);
     }
 
     #[test]

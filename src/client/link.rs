@@ -6,7 +6,7 @@ use super::error::Error;
 use super::io::{Ending, Io};
 use super::lock;
 use super::options::ClientOptions;
-use super::waiters::Failure;
+use super::waiters::{Cancelling, Failure};
 use crate::env::{Env, Moment, Task};
 use crate::types::{ClusterId, NodeId, Version};
 use crate::wire::Request;
@@ -112,10 +112,10 @@ impl Link {
         connection: &Arc<Connection>,
         request: &Request<'_>,
         deadline: Moment,
-        cancellable: bool,
+        cancel: Cancelling,
     ) -> Result<Ticket, Failure> {
         loop {
-            match connection.ask(request, deadline + super::GRACE, cancellable) {
+            match connection.ask(request, deadline + super::GRACE, cancel) {
                 Ok(ticket) => return Ok(ticket),
                 Err(refused) => self.room(refused, deadline).await?,
             }
@@ -204,6 +204,8 @@ impl Keeper {
                 Some(error) => {
                     self.link.withdraw(Some(error.clone()));
                     io.connection.end(error);
+                    // Its socket is closed now, not when another one is open.
+                    drop(io);
                 }
             }
             io = self.redial(&mut failures).await;

@@ -1,24 +1,27 @@
 //! The Rust client: one multiplexed connection, kept open by a task of its own, and typed calls on it.
 //!
-//! ```no_run
+//! ```
 //! use quantadb::client::{Client, Error};
 //!
-//! # async fn example() -> Result<(), Error> {
-//! let client = Client::connect("127.0.0.1:7420").await?;
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Error> {
+//! # let server = quantadb::testing::server::TestServer::start().await;
+//! # let address = server.address();
+//! let client = Client::connect(address).await?;
 //! client.put("greeting", "hello").await?;
 //! assert_eq!(client.get("greeting").await?.expect("it was put").value, "hello");
 //!
-//! // Moves 10 from one account to another: all of it, or nothing. Run again by itself when another was faster.
-//! let moved = client
+//! // Takes a seat if it is free. Looked at and taken as one; run again by itself when another was faster.
+//! let done = client
 //!     .transact(|tx| async move {
-//!         let has = |value: Option<quantadb::client::Value>| value.map_or(0, |value| value.value.len());
-//!         let (from, to) = (has(tx.get("from").await?), has(tx.get("to").await?));
-//!         tx.put("from", "x".repeat(from.saturating_sub(10))).await?;
-//!         tx.put("to", "x".repeat(to + 10)).await?;
-//!         Ok::<_, Error>(10)
+//!         let free = tx.get("seat/12").await?.is_none();
+//!         if free {
+//!             tx.put("seat/12", "ada").await?;
+//!         }
+//!         Ok::<_, Error>(free)
 //!     })
 //!     .await?;
-//! println!("moved {} at version {}", moved.value, moved.version);
+//! assert!(done.value, "taken at version {}", done.version);
 //! # Ok(())
 //! # }
 //! ```
@@ -54,6 +57,9 @@ mod io;
 mod ledger;
 mod link;
 mod waiters;
+
+#[cfg(test)]
+mod tests;
 
 pub use connector::{Connector, Socket};
 pub use data::{Applied, AtomicOp, Deleted, KeyRange, Row, Value};

@@ -12,7 +12,7 @@ use super::inbox::{Arrival, Inbox};
 use super::ledger::lost;
 use super::options::CallOptions;
 use super::transaction::Transaction;
-use super::waiters::{Failure, Reply, Sink};
+use super::waiters::{Cancelling, Failure, Reply, Sink};
 use crate::env::BoxFuture;
 use crate::types::{KeyspaceId, Version};
 use crate::wire::{Chunk, DecodeError, IfGone, Request, RequestBody, RequestTags, ScanEnd, ScanEndReason};
@@ -53,7 +53,7 @@ pub struct Scan {
 pub struct ScanSummary {
     /// The version that its rows were read at; the last, if it went on at a newer one.
     pub version: Version,
-    /// The first version that its rows were read at: another only after [`IfGone::Newer`].
+    /// The first version that rows were read at since the scan was last opened: another only after [`IfGone::Newer`].
     pub first_version: Version,
     /// How many rows there were, or were counted.
     pub rows: u64,
@@ -288,10 +288,9 @@ impl Scan {
         self.plan.client.link().saw(end.version);
         let resume_token = end.resume_token.map(Bytes::copy_from_slice);
         self.token_read.clone_from(&resume_token);
-        let first_version = self.summary.take().map_or(end.first_version, |earlier| earlier.first_version);
         self.summary = Some(ScanSummary {
             version: end.version,
-            first_version,
+            first_version: end.first_version,
             rows: self.rows_before + end.rows,
             exhausted: end.reason == ScanEndReason::Exhausted,
             resume_token,
@@ -310,7 +309,7 @@ impl Scan {
             }
             Failure::GaveUp { .. } => (None, Error::deadline("the scan did not end within its deadline")),
             Failure::Refused(error) => {
-                let wait = transaction.is_none() && super::call::passes(error.code());
+                let wait = transaction.is_none() && error.passes();
                 (wait.then(|| error.retry_after().unwrap_or(Duration::from_millis(20))), error)
             }
         };
@@ -383,7 +382,12 @@ impl Plan {
         });
         let inbox = Arc::new(Inbox::default());
         let give_up = self.options.deadline.map(|_| deadline + super::GRACE);
-        let posting = || Posting { sink: Sink::Scan(inbox.clone()), give_up, cancellable: true, urgent: false };
+        let posting = || Posting {
+            sink: Sink::Scan(inbox.clone()),
+            give_up,
+            cancel: if free { Cancelling::AtOnce } else { Cancelling::OnceStarted },
+            urgent: false,
+        };
         let id = link.post(&connection, &Request { body, tags }, deadline, posting).await?;
         Ok(Open { connection, id, inbox, owed: 0 })
     }

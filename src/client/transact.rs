@@ -43,19 +43,21 @@ impl Client {
     /// when the server says that the former never will be done. An error of the function rolls back and is returned,
     /// unless the transaction had already failed in a way that running it again may mend.
     ///
-    /// ```no_run
+    /// ```
     /// # use quantadb::client::{Client, Error};
-    /// # async fn example(client: Client) -> Result<(), Error> {
-    /// let taken = client
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Error> {
+    /// # let server = quantadb::testing::server::TestServer::start().await;
+    /// # let client = quantadb::client::Client::connect(server.address()).await?;
+    /// // Counts a visit, and tells how many there were before.
+    /// let visit = client
     ///     .transact(|tx| async move {
-    ///         let free = tx.get("seat/12").await?.is_none();
-    ///         if free {
-    ///             tx.put("seat/12", "ada").await?;
-    ///         }
-    ///         Ok::<_, Error>(free)
+    ///         let before = tx.get("visits").await?.map_or(0, |visits| visits.value.len());
+    ///         tx.put("visits", "|".repeat(before + 1)).await?;
+    ///         Ok::<_, Error>(before)
     ///     })
     ///     .await?;
-    /// println!("{} at version {}", taken.value, taken.version);
+    /// assert_eq!(visit.value, 0);
     /// # Ok(())
     /// # }
     /// ```

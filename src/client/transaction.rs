@@ -9,12 +9,12 @@ use super::keyspace::{Keyspace, key_batch, take_values};
 use super::ledger::{Ledger, lost};
 use super::options::CallOptions;
 use super::scan::Scan;
-use super::waiters::{Failure, Sink};
+use super::waiters::{Cancelling, Failure, Sink};
 use crate::env::Moment;
 use crate::types::limits::SAVEPOINT_NAME_BYTES_MAX;
 use crate::types::{IdempotencyPair, Isolation, KeyspaceId, Version};
 use crate::wire::{
-    CommitReply, DeleteRangeReply, ErrorCode, GetReply, Key, Opcode, Outcome, Request, RequestBody, RequestTags, Retry,
+    CommitReply, DeleteRangeReply, ErrorCode, GetReply, Key, Outcome, Request, RequestBody, RequestTags, Retry,
 };
 use bytes::Bytes;
 use std::{
@@ -31,9 +31,12 @@ use std::{
 /// what is wrong with one is told by the next read or by the commit. It is a handle; clones are the same transaction, and
 /// when the last of them is dropped it is rolled back. It dies with its connection.
 ///
-/// ```no_run
+/// ```
 /// # use quantadb::client::{Client, Error, Isolation};
-/// # async fn example(client: Client) -> Result<(), Error> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = quantadb::testing::server::TestServer::start().await;
+/// # let client = quantadb::client::Client::connect(server.address()).await?;
 /// let tx = client.begin(Isolation::Serializable).await?;
 /// if tx.get("seat/12").await?.is_none() {
 ///     tx.put("seat/12", "ada").await?;
@@ -81,7 +84,7 @@ impl Drop for Inner {
             return;
         }
         let tags = RequestTags { transaction: Some(self.id), ..RequestTags::default() };
-        let posting = Posting { sink: Sink::Nobody, give_up: None, cancellable: false, urgent: true };
+        let posting = Posting { sink: Sink::Nobody, give_up: None, cancel: Cancelling::Never, urgent: true };
         // On a connection that takes nothing more the server forgets it by itself.
         let _ = self.connection.queue(&Request { body: RequestBody::Rollback, tags }, posting);
     }
@@ -108,7 +111,7 @@ impl Transaction {
             let posting = || Posting {
                 sink: Sink::Transaction(ledger.clone()),
                 give_up: None,
-                cancellable: false,
+                cancel: Cancelling::Never,
                 urgent: false,
             };
             match link.post(&connection, &request, deadline, posting).await {
@@ -129,6 +132,12 @@ impl Transaction {
     #[must_use]
     pub fn within(&self, keyspace: &Keyspace) -> Transaction {
         Transaction { inner: self.inner.clone(), keyspace: keyspace.id }
+    }
+
+    /// The version that it reads at, once the server has told it: the first answer to a read comes after it.
+    #[must_use]
+    pub fn read_version(&self) -> Option<Version> {
+        self.inner.ledger.read_version()
     }
 
     pub(super) fn id(&self) -> u64 {
@@ -171,8 +180,9 @@ impl Transaction {
         let deadline = self.deadline();
         let request = Request { body, tags: self.tags(deadline) };
         let asked = async {
-            let cancellable = matches!(body.opcode(), Opcode::Get | Opcode::GetMany);
-            self.inner.client.link().ask(&self.inner.connection, &request, deadline, cancellable).await?.await
+            // One that is cancelled before it was begun would fail the transaction.
+            let link = self.inner.client.link();
+            link.ask(&self.inner.connection, &request, deadline, Cancelling::Never).await?.await
         };
         asked.await.map_err(|failure| self.failure(failure))
     }
@@ -183,7 +193,7 @@ impl Transaction {
         let request = Request { body, tags: self.tags(deadline) };
         let sink = || Sink::Transaction(self.inner.ledger.clone());
         let give_up = Some(deadline + super::GRACE);
-        let posting = || Posting { sink: sink(), give_up, cancellable: false, urgent: false };
+        let posting = || Posting { sink: sink(), give_up, cancel: Cancelling::Never, urgent: false };
         let posted = self.inner.client.link().post(&self.inner.connection, &request, deadline, posting).await;
         posted.map(drop).map_err(|failure| self.failure(failure))
     }
@@ -302,7 +312,8 @@ impl Transaction {
         let tags = RequestTags { idempotency: pair, ..self.tags(deadline) };
         let request = Request { body: RequestBody::Commit, tags };
         let asked = async {
-            let ticket = self.inner.client.link().ask(&self.inner.connection, &request, deadline, false).await?;
+            let ticket =
+                self.inner.client.link().ask(&self.inner.connection, &request, deadline, Cancelling::Never).await?;
             self.inner.ended.store(true, Ordering::Relaxed);
             ticket.await
         };

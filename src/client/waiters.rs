@@ -60,8 +60,37 @@ pub(super) struct Waiter {
     pub(super) ends_at: u64,
     /// How long its payload is: what it takes of the bytes in flight.
     pub(super) payload_bytes: usize,
-    /// Whether to tell the server when nobody waits any longer.
-    pub(super) cancellable: bool,
+    /// When to tell the server that nobody waits any longer.
+    pub(super) cancel: Cancelling,
+    /// Whether a chunk has come.
+    pub(super) started: bool,
+}
+
+/// When a CANCEL is sent for a request that nobody waits for any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cancelling {
+    /// A write goes on.
+    Never,
+    /// A read is of no use.
+    AtOnce,
+    /// A scan of a transaction, which would fail with a scan that was cancelled before it was begun.
+    OnceStarted,
+}
+
+impl Waiter {
+    /// Nobody waits any longer. Returns whether to send a CANCEL now.
+    pub(super) fn abandon(&mut self) -> bool {
+        self.sink = Sink::Nobody;
+        self.give_up = None;
+        match self.cancel {
+            Cancelling::Never => false,
+            Cancelling::OnceStarted if !self.started => false,
+            Cancelling::OnceStarted | Cancelling::AtOnce => {
+                self.cancel = Cancelling::Never;
+                true
+            }
+        }
+    }
 }
 
 /// Something to hand over once the connection's lock is released.
