@@ -225,7 +225,7 @@ fn run(engine: MemoryEngine, steps: &[Step]) {
 
 /// Runs a property over many sequences; `QUICKCHECK_SEED` replays a failure.
 fn check(property: fn(Vec<Step>)) {
-    let (tests, size) = if cfg!(miri) { (3, 12) } else { (400, 60) };
+    let (tests, size) = if cfg!(miri) { (3, 12) } else { (100, 60) };
     let seed = std::env::var("QUICKCHECK_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::arbitrary(&mut Gen::new(size)));
     eprintln!("QUICKCHECK_SEED={seed}");

@@ -8,7 +8,7 @@ use std::{
 
 const ACCOUNTS: u64 = if cfg!(miri) { 5 } else { 40 };
 const BALANCE: u64 = 100;
-const BATCHES: u64 = if cfg!(miri) { 20 } else { 10_000 };
+const BATCHES: u64 = if cfg!(miri) { 20 } else { 20_000 };
 
 fn account(i: u64) -> Vec<u8> {
     [b"\0\0\0\x01account".as_slice(), &i.to_be_bytes()].concat()
@@ -18,12 +18,24 @@ fn token(i: u64) -> Vec<u8> {
     [b"\0\0\0\x02token".as_slice(), &i.to_be_bytes()].concat()
 }
 
+/// Holds the version that wrote it, and is written by every version.
+const LATEST: &[u8] = b"\0\0\0\x03latest";
+
+/// Ends the readers when the writer ends, or panics.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 fn number(bytes: &[u8]) -> u64 {
     u64::from_be_bytes(bytes.try_into().unwrap())
 }
 
 /// Moves money between accounts, and one token from each key to the next: at every version the accounts hold the same sum
-/// and there is exactly one token, whose value is the version.
+/// and there is exactly one token, whose value is the version, as is that of the latest.
 fn write(engine: &MemoryEngine) {
     let mut balances = vec![BALANCE; ACCOUNTS as usize];
     let mut seed = 1u64;
@@ -35,7 +47,8 @@ fn write(engine: &MemoryEngine) {
         balances[to as usize] += amount;
         let from = (account(from), Some(balances[from as usize].to_be_bytes()));
         let to = (account(to), Some(balances[to as usize].to_be_bytes()));
-        let tokens = [(token(version - 1), None), (token(version), Some(version.to_be_bytes()))];
+        let value = Some(version.to_be_bytes());
+        let tokens = [(token(version - 1), None), (token(version), value), (LATEST.to_vec(), value)];
         let mut writes = vec![from.clone()];
         writes.extend((from.0 != to.0).then_some(to));
         writes.extend(tokens);
@@ -51,7 +64,7 @@ fn opened() -> MemoryEngine {
     let first = token(1);
     let mut writes: Vec<(&[u8], Option<&[u8]>)> = accounts.iter().map(|key| (&key[..], Some(&balance[..]))).collect();
     let one = 1u64.to_be_bytes();
-    writes.push((&first, Some(&one)));
+    writes.extend([(&first[..], Some(&one[..])), (LATEST, Some(&one))]);
     apply(&engine, 1, &writes);
     engine
 }
@@ -77,6 +90,12 @@ fn read_token(engine: &MemoryEngine) {
     let mut tokens = Vec::new();
     let version = engine.get_latest(&keys, &mut |_, _, row| tokens.extend(row.map(|row| number(row.value)))).unwrap();
     assert!(tokens.is_empty() || tokens == [version.0], "{tokens:?} at {version}");
+}
+
+fn read_latest(engine: &MemoryEngine) {
+    let mut latest = 0;
+    let version = engine.get_latest(&[LATEST], &mut |_, _, row| latest = number(row.unwrap().value)).unwrap();
+    assert_eq!(version.0, latest);
 }
 
 fn read_pinned(engine: &MemoryEngine) {
@@ -120,15 +139,16 @@ fn readers_see_whole_batches_beside_a_writer_and_a_trimmer() {
             until_done(&|| {
                 read_sum(&engine);
                 read_token(&engine);
+                (0..10).for_each(|_| read_latest(&engine));
             });
         });
         scope.spawn(|| until_done(&|| read_pinned(&engine)));
         scope.spawn(|| until_done(&|| while engine.trim(engine.visible()) {}));
+        let _done = Done(&is_done);
         write(&engine);
-        is_done.store(true, Ordering::Release);
     });
     trim_all(&engine, u64::MAX);
-    assert_eq!(engine.usage().keys, ACCOUNTS + 1);
+    assert_eq!(engine.usage().keys, ACCOUNTS + 2);
     assert_eq!(engine.usage().pins, 0);
 }
 
@@ -152,8 +172,8 @@ fn an_unpinned_read_is_not_torn_by_a_trimmer_on_its_heels() {
             apply(&engine, version, &writes);
             while engine.trim(Version(version)) {}
         };
+        let _done = Done(&is_done);
         (2..BATCHES / 5).for_each(one);
-        is_done.store(true, Ordering::Release);
     });
 }
 
@@ -179,9 +199,9 @@ fn readers_find_every_key_while_the_table_grows_under_them() {
                 }
             }
         });
+        let _done = Done(&is_done);
         for version in 2..keys {
             apply(&engine, version, &[(&token(version), Some(&version.to_be_bytes()))]);
         }
-        is_done.store(true, Ordering::Release);
     });
 }
