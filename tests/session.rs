@@ -6,8 +6,8 @@ use quantadb::{
     testing::{connection::Connection, hosted::HostedServer, server::TestOptions},
     types::{IdempotencyPair, Isolation, KeyspaceId, Version},
     wire::{
-        Chunk, ErrorCode, Kind, OutcomeState, RangeRef, Request, RequestBody, Response, Scan, ScanEnd, ScanEndReason,
-        registry::FLAG_AFTER,
+        Chunk, ErrorCode, Execute, Kind, List, ListBuf, Op, OutcomeState, RangeRef, Request, RequestBody, Response,
+        Scan, ScanEnd, ScanEndReason, registry::FLAG_AFTER,
     },
 };
 use std::time::Duration;
@@ -374,4 +374,24 @@ fn shutdown_answers_what_was_accepted() {
     }
     assert_eq!(goaway, Some(ErrorCode::SHUTTING_DOWN));
     assert_eq!(server.node().engine().visible().0, 1 + answered);
+}
+
+#[test]
+fn a_one_shot_that_looks_at_too_many_rows_is_refused_and_changes_nothing() {
+    let server = HostedServer::start();
+    let mut connection = Connection::open(server.address());
+    const ROWS: usize = 2_000;
+    for row in 0..ROWS {
+        connection.queue_request(0, &Request::new(RequestBody::Put { key: &key(&format!("k{row:05}")), value: b"v" }));
+    }
+    connection.flush();
+    (0..ROWS).for_each(|_| drop(connection.receive()));
+    let range = RangeRef { keyspace: KeyspaceId::DEFAULT, start: b"", end: None };
+    // Each looks at every row; together they look at more than a million.
+    let mut ops = ListBuf::new();
+    (0..600).for_each(|_| ops.push(&Op::DeleteRange { range }));
+    let execute = Execute { conditions: List::EMPTY, then_ops: ops.as_list(), else_ops: List::EMPTY };
+    let error = connection.call_body(RequestBody::Execute(execute)).error();
+    assert_eq!((error.code, error.limit), (ErrorCode::TOO_MANY_ITEMS, Some(1 << 20)));
+    assert_eq!(get(&mut connection, "k00000").as_deref(), Some("v"));
 }

@@ -57,6 +57,11 @@ pub enum Refusal {
     },
     /// The pair committed as a request of another kind, whose reply does not answer this one.
     PairReused,
+    /// It looked at more rows than a one-shot may.
+    TooLong {
+        /// How many it may.
+        rows_max: u64,
+    },
     /// A layer refused it.
     Rejected(Rejection),
 }
@@ -158,9 +163,10 @@ impl Rejection {
 const ANSWER_EMPTY: u8 = 0;
 const ANSWER_PAYLOAD: u8 = 1;
 const ANSWER_REJECTED: u8 = 2;
+const ANSWER_TOO_LONG: u8 = 3;
 
 /// An answer that wrote nothing, as the record of a marked retry keeps it:
-/// `form u8`, then `version u64 · [payload bytes32]`, or `code u16 · message bytes16 · (present u8 · value u64) twice`.
+/// `form u8`, then `version u64 · [payload bytes32]`, or `rows u64`, or `code u16 · message bytes16 · (present u8 · value u64) twice`.
 pub(super) fn encode_answer(result: &Result<Reply, Refusal>) -> BytesMut {
     let mut bytes = BytesMut::new();
     match result {
@@ -172,6 +178,10 @@ pub(super) fn encode_answer(result: &Result<Reply, Refusal>) -> BytesMut {
         Ok(Reply { version, .. }) => {
             bytes.put_u8(ANSWER_EMPTY);
             bytes.put_u64(version.0);
+        }
+        Err(Refusal::TooLong { rows_max }) => {
+            bytes.put_u8(ANSWER_TOO_LONG);
+            bytes.put_u64(*rows_max);
         }
         Err(refusal) => {
             let unnamed = Rejection::new(0, "");
@@ -216,6 +226,7 @@ fn read_answer(reader: &mut Reader<'_>) -> Result<Result<Reply, Refusal>, ReadEr
             let (limit, actual) = (number()?, number()?);
             Err(Refusal::Rejected(Rejection { code, message, limit, actual }))
         }
+        ANSWER_TOO_LONG => Err(Refusal::TooLong { rows_max: reader.u64()? }),
         form => {
             let version = Version(reader.u64()?);
             let payload = form == ANSWER_PAYLOAD;
@@ -250,6 +261,7 @@ mod tests {
             Ok(Reply { version: Version(4), body: Body::Empty }),
             Ok(Reply { version: Version(4), body: Body::Payload(Bytes::from_static(b"found")) }),
             Err(Refusal::Rejected(rejection)),
+            Err(Refusal::TooLong { rows_max: 9 }),
         ] {
             assert_eq!(decode_answer(&encode_answer(&result)), result);
         }

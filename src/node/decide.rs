@@ -189,6 +189,9 @@ impl Committer {
             Err(EvaluationError::Rejected(rejection)) => {
                 self.answer_unwritten(origin, request, keyed, Err(Refusal::Rejected(rejection)));
             }
+            Err(EvaluationError::TooLong { rows_max }) => {
+                self.answer_unwritten(origin, request, keyed, Err(Refusal::TooLong { rows_max }));
+            }
             Err(EvaluationError::Storage(_)) => refuse(origin, request, Refusal::Unavailable, keyed),
         }
     }

@@ -24,7 +24,7 @@ pub use history::HistoryOptions;
 pub use metrics::Metrics;
 pub use options::{AdmissionOptions, CommitterOptions, NodeOptions};
 pub use request::{Batch, Evaluation, EvaluationError, Item, Keyed, Work};
-pub use view::{Overgrown, View, Visit};
+pub use view::{EVALUATION_ROWS_MAX, Overgrown, View, Visit};
 
 use crate::{
     consensus::{Failed, Group},

@@ -23,6 +23,11 @@ pub struct Keyed {
 pub enum EvaluationError {
     /// The layer refuses; what the evaluation wrote is dropped.
     Rejected(Rejection),
+    /// It looked at more rows than one evaluation may.
+    TooLong {
+        /// How many it may.
+        rows_max: u64,
+    },
     /// The machine failed.
     Storage(storage::Error),
 }

@@ -5,7 +5,6 @@
 //! version that it will have if it commits.
 
 use super::{
-    answer::Rejection,
     in_flight::{Found, InFlight},
     request::EvaluationError,
 };
@@ -15,7 +14,11 @@ use crate::{
     types::{FullKey, KeyRange, Version, limits},
 };
 use bytes::Bytes;
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{cell::Cell, collections::BTreeMap, ops::ControlFlow};
+
+/// Most rows that one evaluation looks at, in all its scans: the committer waits for it, and everybody for the committer.
+/// As many keys of ten bytes can be deleted in one transaction.
+pub const EVALUATION_ROWS_MAX: u64 = 1 << 20;
 
 /// A view over everything decided so far, to read and to write.
 pub struct View<'a> {
@@ -23,6 +26,8 @@ pub struct View<'a> {
     in_flight: &'a InFlight,
     writes: WriteBuffer,
     version: Version,
+    /// Rows that may still be looked at.
+    rows_left: Cell<u64>,
 }
 
 /// A row's visitor: full key, version, value.
@@ -30,7 +35,7 @@ pub type Visit<'a> = &'a mut dyn FnMut(&[u8], Version, &[u8]) -> ControlFlow<()>
 
 impl<'a> View<'a> {
     pub(super) fn new(snapshot: Snapshot, in_flight: &'a InFlight, version: Version) -> View<'a> {
-        View { snapshot, in_flight, writes: WriteBuffer::new(), version }
+        View { snapshot, in_flight, writes: WriteBuffer::new(), version, rows_left: Cell::new(EVALUATION_ROWS_MAX) }
     }
 
     /// What is at `key`.
@@ -51,14 +56,16 @@ impl<'a> View<'a> {
         Ok(self.in_flight.fold(key, self.snapshot.version(), stored))
     }
 
-    /// Visits the rows of a range in order until `each` breaks.
+    /// Visits the rows of a range in order until `each` breaks. All scans of an evaluation together look at no more than
+    /// [`EVALUATION_ROWS_MAX`] rows.
     ///
     /// Memory: the keys of the range that are under way or written here; the applied rows are streamed.
-    pub fn scan(&self, range: &KeyRange, reverse: bool, each: Visit<'_>) -> Result<(), storage::Error> {
+    pub fn scan(&self, range: &KeyRange, reverse: bool, each: Visit<'_>) -> Result<(), EvaluationError> {
         let mut overlay: BTreeMap<FullKey, Found> = BTreeMap::new();
         let base = self.snapshot.version();
         let under_way = self.in_flight.keys_in(range).filter(|key| self.in_flight.touches(key, base));
         for key in under_way.cloned().chain(self.own_keys(range)) {
+            self.look_at_one()?;
             let found = self.get(&key)?;
             overlay.insert(key, found);
         }
@@ -69,7 +76,12 @@ impl<'a> View<'a> {
         }
         let before = |overlay: &FullKey, stored: &[u8]| if reverse { *overlay > stored } else { *overlay < stored };
         let mut broken = false;
+        let mut looked = Ok(());
         self.snapshot.scan(range, reverse, &mut |key, row| {
+            looked = self.look_at_one();
+            if looked.is_err() {
+                return ControlFlow::Break(());
+            }
             let flow = emit_while(&mut rest, each, |overlay| before(overlay, key));
             if flow.is_break() {
                 broken = true;
@@ -84,9 +96,16 @@ impl<'a> View<'a> {
             broken = flow.is_break();
             flow
         })?;
+        looked?;
         if !broken {
             let _ = emit_while(&mut rest, each, |_| true);
         }
+        Ok(())
+    }
+
+    fn look_at_one(&self) -> Result<(), EvaluationError> {
+        let left = self.rows_left.get().checked_sub(1);
+        self.rows_left.set(left.ok_or(EvaluationError::TooLong { rows_max: EVALUATION_ROWS_MAX })?);
         Ok(())
     }
 
@@ -143,18 +162,4 @@ fn emit_while(rest: &mut Vec<(FullKey, Found)>, each: Visit<'_>, wanted: impl Fn
         }
     }
     ControlFlow::Continue(())
-}
-
-impl From<Rejection> for super::answer::Refusal {
-    fn from(rejection: Rejection) -> super::answer::Refusal {
-        super::answer::Refusal::Rejected(rejection)
-    }
-}
-
-impl EvaluationError {
-    /// Whether the machine failed.
-    #[must_use]
-    pub fn is_failure(&self) -> bool {
-        matches!(self, EvaluationError::Storage(_))
-    }
 }

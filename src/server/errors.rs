@@ -35,6 +35,9 @@ pub(super) fn of_refusal(refusal: Refusal, keyed: bool) -> WireError {
         Refusal::PairReused => {
             WireError::new(ErrorCode::MALFORMED).with_message("the pair committed as a request of another kind")
         }
+        Refusal::TooLong { rows_max } => WireError::new(ErrorCode::TOO_MANY_ITEMS)
+            .with_message("a one-shot may look at no more rows; scan in an interactive transaction")
+            .with_bound(rows_max, rows_max + 1),
         Refusal::Rejected(rejection) => of_rejection(rejection),
     }
 }

@@ -87,6 +87,12 @@ impl TransactionScan {
         self.snapshot.version()
     }
 
+    /// Memory that its copy of the transaction's writes takes, beyond the keys and values that it shares with it.
+    #[must_use]
+    pub fn overlay_bytes(&self) -> usize {
+        self.overlay.bytes()
+    }
+
     /// Whether it goes from the end to the start.
     #[must_use]
     pub fn is_reverse(&self) -> bool {

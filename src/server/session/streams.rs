@@ -86,6 +86,13 @@ impl Session {
                 (TransactionScan::without_writes(snapshot, range, scan.reverse), first_version)
             }
         };
+        let overlays = self.streams.iter().map(|stream| stream.scan.overlay_bytes()).sum::<usize>();
+        let (limit, actual) = (self.shared.options.bytes_in_flight_max, overlays + view.overlay_bytes());
+        if actual > limit {
+            return Err(WireError::new(ErrorCode::TOO_MANY_SCANS)
+                .with_message("the connection's scans hold too many of their transactions' writes")
+                .with_bound(limit as u64, actual as u64));
+        }
         Ok(Stream {
             request: incoming.request,
             transaction: incoming.tags.transaction,
