@@ -208,32 +208,46 @@ pub struct Export {
 #[argh(subcommand, name = "version", example = "{command_name}")]
 pub struct Version {}
 
-/// Moves the options of every command before the command, so that they may stand behind it. Of two of a kind the later
-/// one counts, so that an alias with options can be overridden.
+/// Options of every command that a value follows.
+const SHARED_VALUED: &[&str] = &["--addr", "--keyspace", "--output", "--timeout"];
+/// Options of single commands that a value follows.
+const VALUED: &[&str] = &["--prefix", "--start", "--end", "--limit", "--from"];
+
+/// Puts words in the order that argh wants: options of every command, the command, its options, `--`, and the rest. So
+/// options may stand anywhere, and `-` is a file. Of two shared options of a kind the later one counts, so that an alias
+/// with options can be overridden.
 pub fn hoist<'a>(words: &[&'a str]) -> Vec<&'a str> {
-    let (mut front, mut rest): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
-    let mut hex = false;
+    let (mut shared, mut hex): (Vec<&str>, bool) = (Vec::new(), false);
+    let (mut command, mut options, mut rest) = (None, Vec::new(), Vec::new());
     let mut words = words.iter().copied();
     while let Some(word) = words.next() {
         match word {
-            "--" => {
-                rest.push(word);
-                rest.extend(words.by_ref());
-            }
-            "--addr" | "--keyspace" | "--output" | "--timeout" => {
-                if let Some(at) = front.iter().position(|earlier| *earlier == word) {
-                    front.drain(at..(at + 2).min(front.len()));
-                }
-                front.push(word);
-                front.extend(words.next());
-            }
+            "--" => rest.extend(words.by_ref()),
             "--hex" => hex = true,
-            _ => rest.push(word),
+            word if SHARED_VALUED.contains(&word) => {
+                if let Some(at) = shared.iter().position(|earlier| *earlier == word) {
+                    shared.drain(at..(at + 2).min(shared.len()));
+                }
+                shared.push(word);
+                shared.extend(words.next());
+            }
+            word if VALUED.contains(&word) => {
+                options.push(word);
+                options.extend(words.next());
+            }
+            word if word.len() > 1 && word.starts_with('-') => options.push(word),
+            word if command.is_none() => command = Some(word),
+            word => rest.push(word),
         }
     }
-    front.extend(hex.then_some("--hex"));
-    front.extend(rest);
-    front
+    shared.extend(hex.then_some("--hex"));
+    shared.extend(command);
+    shared.extend(options);
+    if !rest.is_empty() {
+        shared.push("--");
+        shared.extend(rest);
+    }
+    shared
 }
 
 #[cfg(test)]
@@ -253,6 +267,36 @@ mod tests {
         let dashed = read(&["put", "--", "--hex", "--output"]).expect("after -- nothing is an option");
         let Command::Put(put) = &dashed.command else { panic!("it is a put") };
         assert_eq!((put.key.as_str(), put.value.as_deref(), dashed.hex), ("--hex", Some("--output"), false));
+    }
+
+    #[test]
+    fn a_dash_is_a_file_and_keeps_its_place() {
+        let put = |words: &[&str]| match read(words).expect("it is right").command {
+            Command::Put(put) => (put.key, put.value, put.from),
+            other => panic!("it is a put: {other:?}"),
+        };
+        assert_eq!(put(&["put", "-", "v"]), ("-".into(), Some("v".into()), None));
+        assert_eq!(put(&["put", "k", "-"]), ("k".into(), Some("-".into()), None));
+        assert_eq!(put(&["put", "k", "--from", "-"]), ("k".into(), None, Some("-".into())));
+        let export = read(&["export", "-", "--prefix", "a"]).expect("it is right").command;
+        assert_eq!(export, Command::Export(Export { prefix: Some("a".into()), file: "-".into() }));
+    }
+
+    #[test]
+    fn every_option_that_takes_a_value_is_known() {
+        let commands = ["", "ping", "status", "get", "put", "delete", "scan", "import", "export", "version"];
+        for command in commands {
+            let words: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
+            let help = Arguments::from_args(&["quantactl"], &words).expect_err("it is help").output;
+            let usage = help.lines().next().expect("it has a usage");
+            for part in usage
+                .split('[')
+                .filter(|part| part.starts_with("--") && part.contains(" <") && !part.starts_with("--]"))
+            {
+                let name = part.split(' ').next().expect("it has a name");
+                assert!(SHARED_VALUED.contains(&name) || VALUED.contains(&name), "{name} of {command}");
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,24 @@
+//! The two programs as a shell meets them: arguments, exit codes, what goes to stdout and what to stderr, signals.
+//!
+//! Every test starts its own server on a free port of the loopback interface, in its own directory.
+
+#[path = "cli/programs.rs"]
+mod programs;
+
+#[path = "cli/admin.rs"]
+mod admin;
+
+#[path = "cli/data.rs"]
+mod data;
+
+#[path = "cli/examples.rs"]
+mod examples;
+
+#[path = "cli/failing.rs"]
+mod failing;
+
+#[path = "cli/lines.rs"]
+mod lines;
+
+#[path = "cli/serving.rs"]
+mod serving;

@@ -1,0 +1,58 @@
+//! Every example of every help text is a line that works as it stands.
+
+use crate::programs::{QUANTACTL, QUANTADB, Server, ended, piped, run};
+use quantadb::testing::directory::TemporaryDirectory;
+use rustix::process::Signal;
+use std::{fs, io::Write, process::Command};
+
+/// The lines under `Examples:`.
+fn examples(program: &str, words: &[&str]) -> Vec<String> {
+    let help = run(program, &[words, &["--help"]].concat(), b"").code(0);
+    let lines = help.text().lines().skip_while(|line| *line != "Examples:").skip(1);
+    let lines: Vec<_> = lines.take_while(|line| !line.is_empty()).map(|line| line.trim().to_owned()).collect();
+    assert!(!lines.is_empty(), "{words:?} has no example");
+    lines
+}
+
+/// A shell in which the name of the program is the one of this build.
+fn shell(name: &str, program: &str, before: &str, line: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{name}() {{ exec '{program}' {before} \"$@\"; }}; {line}")]);
+    shell
+}
+
+#[test]
+fn the_examples_of_quantactl_work() {
+    let server = Server::start(&[]);
+    let rows = "{\"key\":\"gr1\",\"value\":1}\n";
+    fs::write(server.path("rows.jsonl"), rows).expect("the directory can be written");
+    fs::write(server.path("Cargo.toml"), "[package]\n").expect("the directory can be written");
+    let commands = ["ping", "status", "put", "get", "scan", "import", "export", "delete", "version"];
+    let commands = commands.iter().map(std::slice::from_ref);
+    for words in std::iter::once(&[][..]).chain(commands) {
+        for line in examples(QUANTACTL, words) {
+            let mut command = shell("quantactl", QUANTACTL, &format!("--addr {}", server.address), &line);
+            let mut child = piped(command.current_dir(server.directory.path()));
+            child.stdin.take().expect("it is piped").write_all(rows.as_bytes()).ok();
+            let ended = ended(child);
+            assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{line}");
+        }
+    }
+}
+
+#[test]
+fn the_examples_of_quantadb_work() {
+    for line in examples(QUANTADB, &["config"]).into_iter().chain(examples(QUANTADB, &["version"])) {
+        ended(piped(&mut shell("quantadb", QUANTADB, "", &line))).code(0);
+    }
+    let serving = examples(QUANTADB, &["serve"]).into_iter().chain(examples(QUANTADB, &[]));
+    for line in serving {
+        assert!(line.starts_with("quantadb serve --memory"), "{line}");
+        // The standard ports may be taken on the machine that runs the tests.
+        let free = if line.contains("--listen") { "" } else { " --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0" };
+        let mut command = shell("quantadb", QUANTADB, "", &format!("{line}{free}"));
+        let mut server = Server::from(&mut command, TemporaryDirectory::new("cli"));
+        server.signal(Signal::TERM);
+        assert_eq!(server.wait().0, Some(0), "{line}");
+    }
+}

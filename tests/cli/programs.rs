@@ -1,0 +1,157 @@
+//! Running the programs.
+
+use quantadb::testing::directory::TemporaryDirectory;
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+pub const QUANTADB: &str = env!("CARGO_BIN_EXE_quantadb");
+pub const QUANTACTL: &str = env!("CARGO_BIN_EXE_quantactl");
+
+/// What a finished program left.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Ended {
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).expect("stdout is text")
+    }
+
+    /// It ended with this code.
+    #[track_caller]
+    pub fn code(self, code: i32) -> Ended {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self
+    }
+
+    /// It ended well and printed this.
+    #[track_caller]
+    pub fn prints(self, text: &str) {
+        let ended = self.code(0);
+        assert_eq!(ended.text(), text);
+    }
+
+    /// It ended with this code, printed nothing, and told stderr something that has these parts.
+    #[track_caller]
+    pub fn fails(self, code: i32, parts: &[&str]) {
+        let ended = self.code(code);
+        assert_eq!(ended.text(), "", "{ended:?}");
+        for part in parts {
+            assert!(ended.stderr.contains(part), "{part:?} is not in {:?}", ended.stderr);
+        }
+    }
+}
+
+/// Runs a program to its end.
+pub fn run(program: &str, words: &[&str], stdin: &[u8]) -> Ended {
+    let mut child = piped(Command::new(program).args(words));
+    // A program that ends early does not read it all.
+    let _ = child.stdin.take().expect("it is piped").write_all(stdin);
+    ended(child)
+}
+
+pub fn piped(command: &mut Command) -> Child {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
+}
+
+/// Waits for the end of a program.
+pub fn ended(child: Child) -> Ended {
+    let output = child.wait_with_output().expect("the program ends");
+    let stderr = String::from_utf8(output.stderr).expect("stderr is text");
+    Ended { code: output.status.code(), stdout: output.stdout, stderr }
+}
+
+pub fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).expect("the program runs");
+}
+
+/// A server, ended when this is dropped.
+pub struct Server {
+    child: Option<Child>,
+    stdout: BufReader<ChildStdout>,
+    pub address: String,
+    pub admin: String,
+    pub directory: TemporaryDirectory,
+}
+
+impl Server {
+    pub fn start(words: &[&str]) -> Server {
+        let directory = TemporaryDirectory::new("cli");
+        let mut command = Command::new(QUANTADB);
+        command.args(["serve", "--memory", "--listen", "127.0.0.1:0"]).args(words);
+        if !words.contains(&"--admin-listen") {
+            command.args(["--admin-listen", "127.0.0.1:0"]);
+        }
+        Server::from(command.current_dir(directory.path()), directory)
+    }
+
+    /// Waits for the line that says that it is ready.
+    pub fn from(command: &mut Command, directory: TemporaryDirectory) -> Server {
+        // Its log goes to a file, so that no pipe fills up.
+        let log = fs::File::create(directory.path().join("log")).expect("the directory can be written");
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("the server starts");
+        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("stdout can be read");
+        let part = |name: &str| {
+            let found = line.split_whitespace().find_map(|word| word.strip_prefix(name));
+            found.unwrap_or_else(|| panic!("no {name} in {line:?}")).to_owned()
+        };
+        assert!(line.contains(" ready: "), "{line:?}");
+        let (address, admin) = (part("listen="), part("admin="));
+        Server { child: Some(child), stdout, address, admin, directory }
+    }
+
+    /// A path in its directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).expect("it has a log")
+    }
+
+    /// Runs quantactl against it.
+    pub fn ctl(&self, words: &[&str]) -> Ended {
+        self.ctl_fed(words, b"")
+    }
+
+    pub fn ctl_fed(&self, words: &[&str], stdin: &[u8]) -> Ended {
+        run(QUANTACTL, &[&["--addr", &self.address], words].concat(), stdin)
+    }
+
+    pub fn signal(&self, which: Signal) {
+        signal(self.child.as_ref().expect("it runs"), which);
+    }
+
+    /// Waits for its end. Returns its exit code, and what it printed after the line that said that it was ready.
+    pub fn wait(&mut self) -> (Option<i32>, String) {
+        let mut child = self.child.take().expect("it runs");
+        let code = child.wait().expect("it ends").code();
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).expect("stdout can be read");
+        (code, rest)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A path as an argument.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are text")
+}
