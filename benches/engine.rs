@@ -168,11 +168,14 @@ fn engine() -> MemoryEngine {
     MemoryEngine::new(MemoryOptions { bytes_max: u64::MAX, hash_seed: 7 })
 }
 
-/// Writes all keys, scattered; returns the next version.
-fn load(store: &dyn Store) -> u64 {
+/// All keys, scattered.
+fn scattered() -> Vec<[u8; 20]> {
     // An odd multiplier makes a permutation of the numbers below a power of two; those above KEYS are left out.
-    let scattered = (0..1u64 << 20).map(|i| i.wrapping_mul(0x9e37_79b1) % (1 << 20)).filter(|i| *i < KEYS);
-    let keys: Vec<_> = scattered.map(key).collect();
+    (0..1u64 << 20).map(|i| i.wrapping_mul(0x9e37_79b1) % (1 << 20)).filter(|i| *i < KEYS).map(key).collect()
+}
+
+/// Writes all keys; returns the next version.
+fn load(store: &dyn Store, keys: &[[u8; 20]]) -> u64 {
     let mut version = 1;
     for keys in keys.chunks(ENTRY) {
         store.write(version, keys);
@@ -194,9 +197,10 @@ struct Loaded {
 }
 
 fn loaded() -> [Loaded; 2] {
+    let keys = scattered();
     let before = resident_bytes();
     let engine = engine();
-    let version = load(&engine);
+    let version = load(&engine, &keys);
     while engine.trim(Version(version)) {}
     for _ in 0..8 {
         engine.trim(Version(version));
@@ -204,7 +208,7 @@ fn loaded() -> [Loaded; 2] {
     let middle = resident_bytes();
     let counted = engine.usage().bytes / KEYS;
     let rival = Rival::default();
-    load(&rival);
+    load(&rival, &keys);
     println!("bytes a key: engine {counted} counted, {} resident", (middle - before) / KEYS);
     println!("bytes a key: rival {} resident", (resident_bytes() - middle) / KEYS);
     let version = || AtomicU64::new(version);
@@ -280,19 +284,20 @@ fn points_and_scans(criterion: &mut Criterion) {
 }
 
 fn loading(criterion: &mut Criterion) {
+    let keys = scattered();
     let mut group = criterion.benchmark_group("insert a million");
     group.sample_size(10).measurement_time(Duration::from_secs(5)).throughput(Throughput::Elements(KEYS));
     group.bench_function("engine", |bencher| {
         bencher.iter_with_large_drop(|| {
             let store = engine();
-            load(&store);
+            load(&store, &keys);
             store
         })
     });
     group.bench_function("rival", |bencher| {
         bencher.iter_with_large_drop(|| {
             let store = Rival::default();
-            load(&store);
+            load(&store, &keys);
             store
         })
     });
