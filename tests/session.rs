@@ -395,3 +395,18 @@ fn a_one_shot_that_looks_at_too_many_rows_is_refused_and_changes_nothing() {
     assert_eq!((error.code, error.limit), (ErrorCode::TOO_MANY_ITEMS, Some(1 << 20)));
     assert_eq!(get(&mut connection, "k00000").as_deref(), Some("v"));
 }
+
+// spec: QP-TXN-013
+#[test]
+fn a_commit_behind_a_mistyped_savepoint_commits_nothing() {
+    let server = HostedServer::start();
+    let mut connection = Connection::open(server.address());
+    let transaction = connection.begin(Isolation::Serializable);
+    let _ = connection.call_in(transaction, RequestBody::Put { key: &key("a"), value: b"1" }).response();
+    let error = connection.call_in(transaction, RequestBody::RollbackTo { name: b"typo" }).error();
+    assert_eq!(error.code, ErrorCode::UNKNOWN_SAVEPOINT);
+    let error = connection.call_in(transaction, RequestBody::Commit).error();
+    assert_eq!((error.code, error.cause), (ErrorCode::PRIOR_FAILED, Some(ErrorCode::UNKNOWN_SAVEPOINT)));
+    let _ = connection.call_in(transaction, RequestBody::Rollback).response();
+    assert_eq!(get(&mut connection, "a"), None);
+}

@@ -5,7 +5,7 @@ use crate::{
     env::Moment,
     node::{Rejection, Work},
     server::{Shared, errors, metrics::add},
-    txn::{AtomicOp, Failure, ReadKind, ReadRow, Transaction, TransactionError},
+    txn::{AtomicOp, Failure, ReadKind, ReadRow, Transaction},
     types::{Isolation, Version},
     wire::{
         self, AtomicReply, CommitReply, DeleteRangeReply, ErrorCode, Found, GetReply, Key, List, Opcode, RequestBody,
@@ -220,10 +220,9 @@ impl Session {
             Ok(()) => {}
             Err(error) => {
                 let wire_error = errors::of_transaction(&error);
-                // A savepoint that does not exist changed nothing, and leaves the transaction as it was.
-                if !matches!(error, TransactionError::NoSavepoint) {
-                    transaction.fail(failure(&wire_error));
-                }
+                // A savepoint that does not exist is a failure too: a COMMIT behind it must not commit what should have
+                // been taken back.
+                transaction.fail(failure(&wire_error));
                 self.respond_error(opcode.number(), request, &wire_error);
             }
         }
