@@ -22,6 +22,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 use tokio::sync::oneshot;
 
@@ -33,6 +34,8 @@ pub(super) struct Peer {
     pub(super) server_name: String,
     pub(super) requests_max: usize,
     pub(super) bytes_max: usize,
+    /// How long the connection may stay silent before the server closes it.
+    pub(super) idle_max: Option<Duration>,
 }
 
 /// One connection, seen by callers.
@@ -230,6 +233,11 @@ impl Connection {
     /// Whether a request was answered on it.
     pub(super) fn has_answered(&self) -> bool {
         lock(&self.state).answered
+    }
+
+    /// Whether something is queued.
+    pub(super) fn has_queue(&self) -> bool {
+        !lock(&self.state).out.is_empty()
     }
 
     /// Takes all that is queued in exchange for an empty buffer; registers to be woken if there is nothing.

@@ -11,6 +11,7 @@ use crate::wire::{
     Codec, ErrorCode, Goaway, Grease, Hello, Kind, LimitId, ListBuf, Retry, Text, Welcome, WireError, put_frame,
 };
 use bytes::{Buf, BufMut, BytesMut};
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio_util::codec::Decoder;
 
@@ -92,6 +93,7 @@ fn peer(welcome: &Welcome<'_>) -> Peer {
         server_name: welcome.server_name.to_owned(),
         requests_max: limit(LimitId::REQUESTS_IN_FLIGHT, REQUESTS_IN_FLIGHT_DEFAULT),
         bytes_max: limit(LimitId::BYTES_IN_FLIGHT, BYTES_IN_FLIGHT_DEFAULT),
+        idle_max: welcome.limit(LimitId::IDLE_MS).filter(|ms| *ms > 0).map(Duration::from_millis),
     }
 }
 

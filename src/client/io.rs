@@ -53,6 +53,8 @@ pub(super) struct Io {
     asked: bool,
     keepalive: Duration,
     draining: bool,
+    /// Whether those who are ready have had their turn since the queue was last written.
+    gathered: bool,
 }
 
 impl Io {
@@ -81,6 +83,7 @@ impl Io {
             keepalive,
             env,
             draining: false,
+            gathered: false,
         }
     }
 
@@ -151,6 +154,14 @@ impl Io {
 
     /// Writes all that is queued.
     fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        if self.leaving.is_empty() && !self.gathered && self.connection.has_queue() {
+            // A scheduler may run us right after the first caller that queued something. Others are often ready too, woken
+            // by the same batch of replies: one turn later their requests leave in the same write.
+            self.gathered = true;
+            cx.waker().wake_by_ref();
+            return Ok(());
+        }
+        self.gathered = false;
         let failed = |error| Error::lost("writing to the server").with_source(error);
         loop {
             if self.leaving.is_empty() {

@@ -283,8 +283,10 @@ impl Keeper {
         if self.node.replace(peer.node).is_some_and(|node| node != peer.node) {
             self.floor = self.link.seen();
         }
+        // A word in time keeps the server from closing it.
+        let keepalive = peer.idle_max.map_or(options.keepalive, |idle| options.keepalive.min(idle / 2));
         let connection = Connection::new(peer, self.floor, options.credit as usize, options.grease, &options.env);
-        Ok(Io::new(connection, dialled.socket, dialled.arrived, options.keepalive, options.env.clone()))
+        Ok(Io::new(connection, dialled.socket, dialled.arrived, keepalive, options.env.clone()))
     }
 }
 

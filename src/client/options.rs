@@ -22,6 +22,7 @@ pub struct ClientOptions {
     /// Bytes of scanned rows that one scan holds unread.
     pub scan_credit: u32,
     /// After so long without a word from the server it is asked for one; after twice as long the connection is given up.
+    /// Half the server's own limit on silence if that is less.
     pub keepalive: Duration,
     /// Whether to send, now and then, what means nothing and must be ignored, so that servers stay used to it.
     pub grease: bool,

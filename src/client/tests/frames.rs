@@ -169,6 +169,15 @@ async fn a_silent_server_is_asked_for_a_sign_of_life_and_given_up() {
 }
 
 #[tokio::test]
+async fn a_server_that_closes_silent_connections_hears_from_the_client_in_time() {
+    let mut listening = Listening::new();
+    let (_client, mut peer) = listening.connected_as(Welcomed { idle_ms: 200, ..Welcomed::default() }).await;
+    let began = std::time::Instant::now();
+    peer.frame_of(Kind::Ping).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "long before the client's own 15 seconds");
+}
+
+#[tokio::test]
 async fn what_means_nothing_is_sent_now_and_then_and_changes_nothing() {
     let mut listening = Listening::with(1 << 20, |options| options.grease = true);
     let (client, mut peer) = listening.connected().await;

@@ -59,11 +59,12 @@ pub struct Welcomed {
     pub node: u64,
     pub requests_max: u64,
     pub bytes_max: u64,
+    pub idle_ms: u64,
 }
 
 impl Default for Welcomed {
     fn default() -> Welcomed {
-        Welcomed { cluster: 1, node: 1, requests_max: 100, bytes_max: 1 << 24 }
+        Welcomed { cluster: 1, node: 1, requests_max: 100, bytes_max: 1 << 24, idle_ms: 0 }
     }
 }
 
@@ -156,6 +157,7 @@ impl Peer {
         let mut limits = ListBuf::new();
         limits.push(&Limit { id: LimitId::REQUESTS_IN_FLIGHT, value: welcomed.requests_max });
         limits.push(&Limit { id: LimitId::BYTES_IN_FLIGHT, value: welcomed.bytes_max });
+        limits.push(&Limit { id: LimitId::IDLE_MS, value: welcomed.idle_ms });
         let welcome = Welcome {
             version: 1,
             cluster: ClusterId([welcomed.cluster; 16]),
