@@ -271,8 +271,10 @@ fn after_an_error_only_rolling_back_is_accepted() {
     }
     let _ = fields(&peer.ask_in(id, "ROLLBACK_TO", name("s")));
     assert_eq!(code(&peer.ask_in(id, "ROLLBACK_TO", name("none"))), "UNKNOWN_SAVEPOINT");
+    assert_eq!(code(&peer.commit(id)), "PRIOR_FAILED", "a savepoint that is not there is a failure");
+    let _ = fields(&peer.ask_in(id, "ROLLBACK_TO", name("s")));
     let _ = fields(&peer.put_in(id, "k", "v"));
-    assert!(version(&peer.commit(id)) > 0, "a savepoint that is not there is no failure");
+    assert!(version(&peer.commit(id)) > 0);
 }
 
 // spec: QP-TXN-020
