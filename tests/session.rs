@@ -410,3 +410,23 @@ fn a_commit_behind_a_mistyped_savepoint_commits_nothing() {
     let _ = connection.call_in(transaction, RequestBody::Rollback).response();
     assert_eq!(get(&mut connection, "a"), None);
 }
+
+// Found by fuzzing whole sessions: what a round had still to answer, and answers that came while GOAWAY waited to be
+// written, went out behind it.
+// spec: QP-FRM-017
+#[test]
+fn goaway_for_a_broken_frame_is_the_last_frame() {
+    let server = HostedServer::start();
+    let mut connection = Connection::open(server.address());
+    let version = put(&mut connection, "a", "1");
+    let got = connection.queue_request(0, &Request::new(RequestBody::Get { key: &key("a") }));
+    // A kind that no client sends.
+    connection.queue(Kind::Welcome, 0, 0, 0, |_| {});
+    connection.flush();
+    let frames: Vec<_> = std::iter::from_fn(|| connection.try_receive()).collect();
+    let (last, before) = frames.split_last().unwrap();
+    assert_eq!(last.header.kind, Kind::Goaway);
+    assert!(before.iter().all(|frame| frame.header.kind == Kind::Response), "{before:?}");
+    let answer = before.iter().find(|frame| frame.header.request_id == got).expect("what came before it is executed");
+    assert!(matches!(answer.response(), Response::Get(reply) if reply.version >= version));
+}

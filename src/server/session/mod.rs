@@ -100,6 +100,10 @@ pub(super) struct Session {
     read_closed: bool,
     outbound: BytesMut,
     written: usize,
+    /// The GOAWAY that ends the connection, until this round has answered what it can.
+    farewell: Option<BytesMut>,
+    /// Where `outbound` ends for good: behind that GOAWAY.
+    sealed: Option<usize>,
     now: Moment,
     /// When a frame last arrived.
     heard: Moment,
@@ -138,6 +142,8 @@ impl Session {
             read_closed: false,
             outbound: BytesMut::new(),
             written: 0,
+            farewell: None,
+            sealed: None,
             now,
             heard: now,
             opened: now,
@@ -191,7 +197,7 @@ impl Session {
     fn is_over(&self) -> bool {
         let written = self.written == self.outbound.len();
         match self.state {
-            State::Closing => written,
+            State::Closing => written && self.farewell.is_none(),
             State::Draining => written && self.is_quiet(),
             // Who closes its side still gets what it asked for, but grants no more credit.
             _ => self.read_closed && written && self.is_quiet(),
@@ -245,6 +251,7 @@ impl Session {
     }
 
     fn close_at_once(&mut self) {
+        self.farewell = None;
         self.read_closed = true;
         self.state = State::Closing;
         self.written = self.outbound.len();
@@ -308,7 +315,20 @@ impl Session {
         }
     }
 
+    /// Nothing follows the GOAWAY that ends the connection, whatever is answered while it waits to be written.
+    // spec: QP-FRM-017
+    fn seal(&mut self) {
+        if let Some(farewell) = self.farewell.take() {
+            self.outbound.extend_from_slice(&farewell);
+            self.sealed = Some(self.outbound.len());
+        }
+        if let Some(end) = self.sealed {
+            self.outbound.truncate(end);
+        }
+    }
+
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
+        self.seal();
         while self.written < self.outbound.len() {
             match Pin::new(&mut *self.io).poll_write(cx, &self.outbound[self.written..]) {
                 Poll::Pending => return Ok(()),
@@ -324,6 +344,7 @@ impl Session {
             }
         }
         self.written = 0;
+        self.sealed = self.sealed.map(|_| 0);
         if self.outbound.capacity() > OUTBOUND_KEEP_BYTES {
             self.outbound = BytesMut::new();
         } else {
@@ -374,11 +395,8 @@ impl Session {
         }
         if self.control.draining.load(Ordering::Acquire) {
             if self.state == State::Open {
-                self.put_goaway(&Goaway::new(
-                    ErrorCode::SHUTTING_DOWN,
-                    self.last_request,
-                    "the server is shutting down",
-                ));
+                let goaway = Goaway::new(ErrorCode::SHUTTING_DOWN, self.last_request, "the server is shutting down");
+                put_goaway(&mut self.outbound, &goaway);
                 self.state = State::Draining;
             } else {
                 self.go_away(ErrorCode::SHUTTING_DOWN, "the server is shutting down");
@@ -399,12 +417,12 @@ impl Session {
             add(&self.shared.metrics.protocol_errors_total, 1);
         }
         debug!(self.log, "ending the connection"; "code" => %goaway.code, "reason" => goaway.message);
-        self.put_goaway(goaway);
+        if self.sealed.is_none() {
+            let farewell = self.farewell.get_or_insert_default();
+            farewell.clear();
+            put_goaway(farewell, goaway);
+        }
         self.state = State::Closing;
-    }
-
-    fn put_goaway(&mut self, goaway: &Goaway<'_>) {
-        wire::put_frame(&mut self.outbound, Kind::Goaway, 0, 0, 0, |out| goaway.encode(out));
     }
 
     /// Writes a terminal RESPONSE.
@@ -432,4 +450,8 @@ impl Session {
     fn is_congested(&self) -> bool {
         self.unwritten() > self.shared.options.bytes_in_flight_max
     }
+}
+
+fn put_goaway(out: &mut BytesMut, goaway: &Goaway<'_>) {
+    wire::put_frame(out, Kind::Goaway, 0, 0, 0, |out| goaway.encode(out));
 }
