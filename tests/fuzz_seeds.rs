@@ -1,12 +1,12 @@
-//! The seeds of the fuzz targets, made here so that they follow the protocol. `UPDATE_GOLDEN=1` writes them anew.
+//! The seeds of the fuzz targets, made here from the golden vectors and the generators so that they follow the protocol. `UPDATE_GOLDEN=1` writes them anew.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quantadb::{
-    testing::wire::{AnyFrames, AnyReply, AnyRequest},
+    testing::wire::{AnyFrames, AnyReply, AnyRequest, from_hex},
     txn::AtomicOp,
-    types::{IdempotencyPair, Isolation, KeyspaceId, Version},
+    types::{IdempotencyPair, Isolation, KeyspaceId, Version, limits::FRAME_PAYLOAD_BYTES_MAX},
     wire::{
-        Kind, Opcode, Request, RequestBody, RequestTags,
+        Header, Kind, Opcode, Request, RequestBody, RequestTags, peek,
         preface::PREFACE,
         put_frame,
         registry::{FLAG_AFTER, OPCODES},
@@ -42,10 +42,46 @@ fn seeds() -> BTreeMap<String, Vec<u8>> {
     for kind in [Kind::Ping, Kind::Notice, Kind::Goaway] {
         reply(&mut seeds, &mut g, &format!("{kind:?}").to_lowercase(), kind, Opcode::Status);
     }
+    vectors(&mut seeds);
     for (name, stream) in sessions() {
         seeds.insert(format!("session/{name}"), [&REPAIRED[..], &stream].concat());
     }
     seeds
+}
+
+/// The golden vectors of the specification: each by its kind, those of a file as one stream, and all requests in a session.
+fn vectors(seeds: &mut BTreeMap<String, Vec<u8>>) {
+    let mut session = Stream::new();
+    for file in ["requests", "replies", "connection", "errors", "tags", "negative"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("protocol-spec/vectors/{file}.json"));
+        let text = fs::read_to_string(path).expect("the vectors are there");
+        let list: Vec<serde_json::Value> = serde_json::from_str(&text).expect("they are JSON");
+        let mut stream = WHOLE.to_vec();
+        for (number, vector) in list.iter().enumerate() {
+            let bytes = from_hex(vector["hex"].as_str().expect("a vector has bytes")).expect("in hex");
+            let header = peek(&bytes, FRAME_PAYLOAD_BYTES_MAX).ok().flatten();
+            if file == "negative" {
+                seeds.insert(format!("frame/negative-{number:02}"), [&WHOLE[..], &bytes].concat());
+            }
+            let Some((header, total)) = header else { continue };
+            let (opcode, payload) = (header.opcode.to_be_bytes(), &bytes[Header::BYTES..total]);
+            stream.extend_from_slice(&bytes[..total]);
+            if header.kind == Kind::Request {
+                seeds.insert(format!("request/{file}-{number:02}"), [&opcode[..], payload].concat());
+                session.id += 1;
+                put_frame(&mut session.bytes, Kind::Request, header.flags, header.opcode, session.id, |out| {
+                    out.put_slice(payload);
+                });
+            } else {
+                let prefix = [&[header.kind.number()][..], &opcode].concat();
+                seeds.insert(format!("reply/{file}-{number:02}"), [&prefix[..], payload].concat());
+            }
+        }
+        if file != "negative" {
+            seeds.insert(format!("frame/{file}"), stream);
+        }
+    }
+    seeds.insert("session/vectors".into(), [&REPAIRED[..], &session.end()].concat());
 }
 
 fn reply(seeds: &mut BTreeMap<String, Vec<u8>>, g: &mut Gen, name: &str, kind: Kind, opcode: Opcode) {

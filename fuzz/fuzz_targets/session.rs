@@ -87,10 +87,8 @@ fuzz_target!(|data: &[u8]| {
         if std::env::var_os("QUANTADB_FUZZ_SHOW").is_some() {
             eprintln!("{header:?} {}", payload.escape_ascii());
         }
-        if header.kind == Kind::Goaway {
-            refused = true;
-            assert!(rest.is_empty(), "GOAWAY is the last word");
-        }
+        assert!(!refused, "GOAWAY is the last word, and here comes {header:?}");
+        refused = header.kind == Kind::Goaway;
         if header.request_id != 0 {
             assert!(asked.contains_key(&header.request_id), "request {} was never asked", header.request_id);
             *ends.entry(header.request_id).or_default() += u32::from(header.kind != Kind::Chunk);
