@@ -376,6 +376,7 @@ fn shutdown_answers_what_was_accepted() {
     assert_eq!(server.node().engine().visible().0, 1 + answered);
 }
 
+// spec: QP-LIM-007
 #[test]
 fn a_one_shot_that_looks_at_too_many_rows_is_refused_and_changes_nothing() {
     let server = HostedServer::start();
