@@ -45,10 +45,10 @@ fn silence_leaves_the_outcome_unknown_and_only_a_pair_may_be_sent_again() {
     let seen = peer.put("k", "0").to_string();
     server.faults().hold();
     let put = json!({"key": key("k"), "value": hex("1")});
-    let keyless = peer.ask("PUT", put.clone(), json!({"DEADLINE": 30}));
+    let keyless = peer.ask("PUT", put.clone(), json!({"DEADLINE": 200}));
     assert_eq!(verdict(&keyless), ("OUTCOME_UNKNOWN", "never", "unknown"));
     let pair = json!({"key": hex([5; 16]), "seen": seen});
-    let keyed = peer.ask("PUT", put.clone(), json!({"DEADLINE": 30, "IDEMPOTENCY": pair}));
+    let keyed = peer.ask("PUT", put.clone(), json!({"DEADLINE": 200, "IDEMPOTENCY": pair}));
     assert_eq!(verdict(&keyed), ("OUTCOME_UNKNOWN", "same", "unknown"));
     server.faults().release();
     let again = peer.ask("PUT", put, json!({"IDEMPOTENCY": pair, "RETRY_MARK": true}));

@@ -4,13 +4,15 @@
 //! a frame and JSON by the registry's tables alone: a second reading of the protocol, with which the golden vectors, the
 //! hexdumps of the specification and the typed messages are compared.
 
+mod annotate;
 mod frames;
 mod parts;
 mod reply;
 mod request;
 mod table;
 
+pub use annotate::annotate;
 pub use frames::AnyFrames;
 pub use reply::{AnyReply, Message};
 pub use request::AnyRequest;
-pub use table::{annotate, build, describe, from_hex, to_hex};
+pub use table::{build, describe, from_hex, to_hex};

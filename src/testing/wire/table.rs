@@ -33,9 +33,9 @@ impl From<FrameError> for TableError {
     }
 }
 
-type Result<T> = std::result::Result<T, TableError>;
+pub(super) type Result<T> = std::result::Result<T, TableError>;
 
-fn wrong<T>(what: impl Into<String>) -> Result<T> {
+pub(super) fn wrong<T>(what: impl Into<String>) -> Result<T> {
     Err(TableError(what.into()))
 }
 
@@ -57,7 +57,7 @@ pub fn from_hex(text: &str) -> Result<Vec<u8>> {
 }
 
 /// The fixed fields of a frame of this kind and opcode; `None` if the tables do not know them.
-fn layout(kind: Kind, opcode: u16) -> Option<&'static [FieldRow]> {
+pub(super) fn layout(kind: Kind, opcode: u16) -> Option<&'static [FieldRow]> {
     let row = KINDS.iter().find(|row| row.kind == kind)?;
     let operation = || Some(Opcode::from_number(opcode)?.row());
     match kind {
@@ -130,104 +130,11 @@ pub fn build(frame: &Value) -> Result<BytesMut> {
     Ok(out)
 }
 
-/// A frame as the specification prints it: its bytes, field by field, each with its name and value behind a semicolon.
-pub fn annotate(bytes: &[u8]) -> Result<String> {
-    let Some((header, _)) = peek(bytes, usize::MAX)? else { return wrong("the frame is cut short") };
-    let mut lines = Lines::default();
-    let opcode = Opcode::from_number(header.opcode).map_or("none", Opcode::name);
-    lines.put(&bytes[..4], &format!("payload length {}", header.payload_bytes));
-    lines.put(&bytes[4..5], &format!("kind {}", header.kind.name()));
-    lines.put(&bytes[5..6], if header.is_after() { "flags AFTER" } else { "flags" });
-    lines.put(&bytes[6..8], &format!("opcode {opcode}"));
-    lines.put(&bytes[8..16], &format!("request id {}", header.request_id));
-    lines.put(&bytes[16..20], "CRC-32 of the payload");
-    lines.put(&bytes[20..24], "CRC-32 of the 20 bytes before");
-    let mut reader = Reader::new(&bytes[Header::BYTES..]);
-    for field in layout(header.kind, header.opcode).unwrap_or_default() {
-        lines.field(field, &mut reader)?;
-    }
-    while !reader.is_empty() {
-        let (before, at) = (reader.rest(), reader.position());
-        let tag = Tag(reader.u16()?);
-        let value = reader.bytes32()?;
-        let shown = match tag.row() {
-            Some(row) => format!("tag {}: {}", row.name, read_tag(row.kind, value)?),
-            None => format!("tag {:#06x}, to be ignored", tag.0),
-        };
-        lines.put(&before[..reader.position() - at], &shown);
-    }
-    Ok(lines.0)
-}
-
-/// Bytes and what they are, sixteen a line.
-#[derive(Default)]
-struct Lines(String);
-
-impl Lines {
-    fn put(&mut self, bytes: &[u8], what: &str) {
-        for (number, row) in bytes.chunks(16).enumerate() {
-            let hex: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
-            let line = format!("{:<47} ; {}", hex.join(" "), if number == 0 { what } else { "" });
-            self.0.push_str(line.trim_end_matches([' ', ';']));
-            self.0.push('\n');
-        }
-    }
-
-    fn field(&mut self, field: &FieldRow, reader: &mut Reader<'_>) -> Result<()> {
-        let (before, at) = (reader.rest(), reader.position());
-        let taken = |reader: &Reader<'_>| &before[..reader.position() - at];
-        let items = match field.kind {
-            FieldType::List16(item) => Some((u32::from(reader.u16()?), item)),
-            FieldType::List32(item) => Some((reader.u32()?, item)),
-            _ => None,
-        };
-        if let Some((count, item)) = items {
-            self.put(taken(reader), &format!("{}: {count}", field.name));
-            for _ in 0..count {
-                item.iter().try_for_each(|field| self.field(field, reader))?;
-            }
-            return Ok(());
-        }
-        if let FieldType::Choice(variants) = field.kind {
-            let number = reader.u8()?;
-            let Some(variant) = variants.iter().find(|variant| variant.number == number) else {
-                return wrong(format!("no variant has the number {number}"));
-            };
-            self.put(taken(reader), &format!("{}: {}", field.name, variant.name));
-            return variant.fields.iter().try_for_each(|field| self.field(field, reader));
-        }
-        let value = read_field(field.kind, reader)?;
-        self.put(taken(reader), &format!("{}: {}", field.name, shown(&value, field.kind)));
-        Ok(())
-    }
-}
-
-/// A value as text for people: bytes that are printable as such.
-fn shown(value: &Value, kind: FieldType) -> String {
-    let printable = |value: &Value| {
-        let bytes = hex_of(value).unwrap_or_default();
-        let plain = bytes.iter().all(|byte| byte.is_ascii_graphic());
-        if plain { format!("{:?}", String::from_utf8_lossy(&bytes)) } else { format!("{} bytes", bytes.len()) }
-    };
-    match (kind, value) {
-        (FieldType::Bytes16 | FieldType::Bytes32, value) => printable(value),
-        (FieldType::Fixed(_), Value::String(text)) => text.clone(),
-        (FieldType::Key, value) => format!("{} of keyspace {}", printable(&value["key"]), value["keyspace"]),
-        (FieldType::Range, value) => {
-            let end = if value["end"].is_null() { "the end".to_owned() } else { printable(&value["end"]) };
-            format!("{} to {end} of keyspace {}", printable(&value["start"]), value["keyspace"])
-        }
-        (FieldType::Flags(_), Value::Array(names)) if names.is_empty() => "none".to_owned(),
-        (FieldType::U64 | FieldType::Enum(_), Value::String(text)) => text.clone(),
-        (_, value) => value.to_string(),
-    }
-}
-
 fn read_fields(fields: &[FieldRow], reader: &mut Reader<'_>) -> Result<Map<String, Value>> {
     fields.iter().map(|field| Ok((field.name.to_owned(), read_field(field.kind, reader)?))).collect()
 }
 
-fn read_field(kind: FieldType, reader: &mut Reader<'_>) -> Result<Value> {
+pub(super) fn read_field(kind: FieldType, reader: &mut Reader<'_>) -> Result<Value> {
     Ok(match kind {
         FieldType::U8 => json!(reader.u8()?),
         FieldType::U16 => json!(reader.u16()?),
@@ -310,7 +217,7 @@ fn read_tags(reader: &mut Reader<'_>) -> Result<Map<String, Value>> {
     Ok(tags)
 }
 
-fn read_tag(kind: TagType, value: &[u8]) -> Result<Value> {
+pub(super) fn read_tag(kind: TagType, value: &[u8]) -> Result<Value> {
     let mut reader = Reader::new(value);
     let json = match kind {
         TagType::Empty => json!(true),
@@ -353,7 +260,7 @@ fn number<T: TryFrom<u64>>(value: &Value) -> Result<T> {
     number.and_then(|number| number.try_into().ok()).ok_or_else(|| TableError(format!("{value} is no such number")))
 }
 
-fn hex_of(value: &Value) -> Result<Vec<u8>> {
+pub(super) fn hex_of(value: &Value) -> Result<Vec<u8>> {
     from_hex(value.as_str().unwrap_or("not text"))
 }
 
