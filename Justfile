@@ -57,6 +57,10 @@ coverage:
 fuzz seconds="60" *targets:
     .ci/fuzz {{seconds}} {{targets}}
 
+# A real data set of half a million records, in and out and changed; needs npm, node and a network.
+dataset:
+    tests/dataset/run.sh
+
 # The memory engine under Miri.
 miri:
     .ci/miri

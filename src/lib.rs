@@ -29,3 +29,8 @@ pub mod testing;
 
 #[cfg(feature = "full")]
 pub mod server;
+
+/// The README's Rust is built with the documentation's examples.
+#[cfg(all(doctest, feature = "full"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -20,5 +20,8 @@ mod failing;
 #[path = "cli/lines.rs"]
 mod lines;
 
+#[path = "cli/readme.rs"]
+mod readme;
+
 #[path = "cli/serving.rs"]
 mod serving;
