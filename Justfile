@@ -45,6 +45,10 @@ tidy:
 golden *words:
     UPDATE_GOLDEN=1 cargo test {{words}}
 
+# Writes the tables, hexdumps and vectors of the specification from the code; read the diff before committing it.
+spec:
+    UPDATE_GOLDEN=1 cargo test --test spec
+
 # Benchmarks: all, or those whose names hold the words given.
 bench *words:
     cargo bench {{words}}

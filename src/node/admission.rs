@@ -18,7 +18,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Nothing is under way. `bytes_max` is raised to [`BYTES_MIN`].
+    /// Nothing is under way. `bytes_max` is raised to `BYTES_MIN`.
     #[must_use]
     pub fn new(requests_max: usize, bytes_max: usize) -> Admission {
         Admission {

@@ -4,7 +4,7 @@
 //! an array, a number, `true`, `false`, `null`), which is stored as its own text without the white space between tokens:
 //! digits and the order of members are kept as they stand. An object that has `hex` as its only member is always bytes.
 //!
-//! What [`write`] writes, [`read`] reads back to the same bytes.
+//! What [`write()`] writes, [`read()`] reads back to the same bytes.
 
 use crate::escape;
 use serde::{Deserialize, Serialize};

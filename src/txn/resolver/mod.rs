@@ -15,9 +15,9 @@
 //! **Shape.** Writes come in version order into *generations*; the newest takes them, the oldest is dropped whole when
 //! the window is full, and then the floor rises to its last version, but never past the applied one. A generation has
 //!
-//! - a [`PointTable`](points::PointTable), from a seeded hash of the key to its last version, for points. Two keys of
+//! - a `PointTable`, from a seeded hash of the key to its last version, for points. Two keys of
 //!   one hash are one key to it: the worst that follows is a conflict that was none (about one in 2^50 comparisons);
-//! - a list of [`Block`](block::Block)s for ranges: append-only runs of keys, put in order only once ranges are checked.
+//! - a list of `Block`s for ranges: append-only runs of keys, put in order only once ranges are checked.
 //!
 //! **Cost.** With *n* writes in the window:
 //!
