@@ -1,9 +1,14 @@
 //! `quantadb`: arguments, configuration, start and end.
 
-use crate::programs::{QUANTADB, Server, ended, piped, run, text};
+use crate::programs::{QUANTACTL, QUANTADB, Server, ended, piped, run, text};
 use quantadb::testing::directory::TemporaryDirectory;
 use rustix::process::Signal;
-use std::{fs, net::TcpListener, process::Command};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    process::Command,
+};
 
 fn quantadb(words: &[&str]) -> crate::programs::Ended {
     run(QUANTADB, words, b"")
@@ -101,6 +106,27 @@ fn either_signal_ends_a_server_cleanly() {
 }
 
 #[test]
+fn a_second_signal_ends_a_server_at_once() {
+    let mut server = Server::start(&[]);
+    let value = "v".repeat(1000);
+    let rows: String = (0..16_000).map(|number| format!("{{\"key\":\"{number}\",\"value\":\"{value}\"}}\n")).collect();
+    server.ctl_fed(&["import", "-"], rows.as_bytes()).code(0);
+    // A scan whose reader stopped is accepted and cannot be answered: the first signal waits for it.
+    let words = ["--addr", &server.address, "scan", "--output", "raw"];
+    let mut reader = piped(Command::new(QUANTACTL).args(words));
+    let mut stdout = BufReader::new(reader.stdout.take().expect("it is piped"));
+    stdout.read_line(&mut String::new()).expect("the scan has begun");
+    server.signal(Signal::TERM);
+    while !server.log().contains("draining") {}
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().0, Some(130));
+    assert!(server.log().contains("stopped at once"), "{}", server.log());
+    drop(stdout);
+    reader.kill().expect("it runs");
+    reader.wait().expect("it ends");
+}
+
+#[test]
 fn logs_are_json_lines_on_request() {
     let mut server = Server::start(&["--log-format", "json", "--log-level", "debug"]);
     server.ctl(&["put", "k", "v"]).code(0);
@@ -130,10 +156,10 @@ fn a_log_that_nobody_reads_stops_nothing() {
     let mut child = piped(Command::new(QUANTADB).args(words));
     drop(child.stderr.take());
     let mut line = String::new();
-    let mut stdout = std::io::BufReader::new(child.stdout.take().expect("it is piped"));
-    std::io::BufRead::read_line(&mut stdout, &mut line).expect("it is ready");
+    let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+    stdout.read_line(&mut line).expect("it is ready");
     let address = line.split_whitespace().find_map(|word| word.strip_prefix("listen=")).expect("it says where");
-    run(crate::programs::QUANTACTL, &["--addr", address, "put", "k", "v"], b"").code(0);
+    run(QUANTACTL, &["--addr", address, "put", "k", "v"], b"").code(0);
     crate::programs::signal(&child, Signal::TERM);
     ended(child).code(0);
 }

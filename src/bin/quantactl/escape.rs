@@ -83,23 +83,33 @@ fn escape_byte(byte: u8, text: &mut String) {
 
 /// Reads hexadecimal digits, two a byte.
 pub fn parse_hex(text: &str) -> Result<Vec<u8>, Error> {
-    let digit = |(letter, at): (char, usize)| match letter.to_digit(16).and_then(|digit| u8::try_from(digit).ok()) {
-        Some(digit) => Ok(digit),
-        None => Err(Error::NotHex { at, found: letter }),
-    };
-    let digits = text.chars().zip(1..).map(digit).collect::<Result<Vec<u8>, Error>>()?;
+    if let Some((found, at)) = text.chars().zip(1..).find(|(letter, _)| !letter.is_ascii_hexdigit()) {
+        return Err(Error::NotHex { at, found });
+    }
+    let digits = text.as_bytes();
     if digits.len() % 2 == 1 {
         return Err(Error::OddHex { digits: digits.len() });
     }
-    Ok(digits.chunks_exact(2).map(|pair| pair[0] * 16 + pair[1]).collect())
+    Ok(digits.chunks_exact(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect())
+}
+
+/// The value of a digit, which it is.
+fn digit(letter: u8) -> u8 {
+    match letter {
+        b'0'..=b'9' => letter - b'0',
+        _ => (letter | 0x20) - b'a' + 10,
+    }
 }
 
 /// Writes bytes as hexadecimal digits, two a byte.
 pub fn show_hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(DIGITS[usize::from(byte >> 4)]);
+        text.push(DIGITS[usize::from(byte & 15)]);
+    }
+    text
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub async fn import(session: &Session, file: &str) -> Result<(), Failure> {
         keyspace: keyspace.clone(),
         progress: Progress::begin(source.bytes),
         flights: JoinSet::new(),
-        keys: HashSet::new(),
+        keys: KeysUnderWay::default(),
         interrupt: interrupt.clone(),
     };
     let result = import.run(source.batches(keyspace, interrupt)).await;
@@ -50,14 +50,35 @@ struct Flight {
     result: Result<(), Error>,
 }
 
+/// Hashes of the keys that are being written. No batch under way shares one with another.
+#[derive(Default)]
+struct KeysUnderWay(HashSet<u64>);
+
+impl KeysUnderWay {
+    /// Whether none of these is being written.
+    fn lack(&self, keys: &[u64]) -> bool {
+        keys.iter().all(|key| !self.0.contains(key))
+    }
+
+    fn add(&mut self, keys: &[u64]) {
+        debug_assert!(self.lack(keys), "a later line must win over an earlier one");
+        self.0.extend(keys);
+    }
+
+    fn remove(&mut self, keys: &[u64]) {
+        for key in keys {
+            self.0.remove(key);
+        }
+    }
+}
+
 struct Import<'a> {
     session: &'a Session,
     client: Client,
     keyspace: Keyspace,
     progress: Progress,
     flights: JoinSet<Flight>,
-    /// Hashes of the keys under way.
-    keys: HashSet<u64>,
+    keys: KeysUnderWay,
     interrupt: Interrupt,
 }
 
@@ -94,11 +115,11 @@ impl Import<'_> {
     }
 
     fn may_fly(&self, batch: &Batch) -> bool {
-        self.flights.len() < FLIGHTS_MAX && batch.keys.iter().all(|key| !self.keys.contains(key))
+        self.flights.len() < FLIGHTS_MAX && self.keys.lack(&batch.keys)
     }
 
     fn send(&mut self, batch: Batch) {
-        self.keys.extend(&batch.keys);
+        self.keys.add(&batch.keys);
         let (client, keyspace, call) = (self.client.clone(), self.keyspace.clone(), self.session.call());
         self.flights.spawn(async move {
             let send = async {
@@ -116,14 +137,28 @@ impl Import<'_> {
     fn landed(&mut self, flight: Result<Flight, tokio::task::JoinError>) -> Result<(), Failure> {
         let Flight { batch, result } =
             flight.map_err(|error| Failure::Usage(format!("a part of this program failed: {error}")))?;
-        for key in &batch.keys {
-            self.keys.remove(key);
-        }
+        self.keys.remove(&batch.keys);
         result.map_err(|error| {
             let lines = format!("this was lines {} to {}", batch.first_line, batch.last_line);
             self.session.write_failed(error).after(lines)
         })?;
         self.progress.add(batch.rows, batch.bytes);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_that_share_a_key_follow_one_another() {
+        let mut keys = KeysUnderWay::default();
+        assert!(keys.lack(&[1, 2, 1]), "within a batch the order is kept");
+        keys.add(&[1, 2, 1]);
+        assert!(keys.lack(&[3]) && !keys.lack(&[3, 2]));
+        keys.add(&[3]);
+        keys.remove(&[1, 2, 1]);
+        assert!(keys.lack(&[1, 2]) && !keys.lack(&[3]));
     }
 }

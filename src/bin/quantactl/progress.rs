@@ -3,10 +3,17 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::{Duration, Instant};
 
+/// How far apart the bar is told of what was done: it draws no faster, and rows come in millions.
+const TELL_EVERY: Duration = Duration::from_millis(50);
+/// The clock is looked at once in so many rows.
+const LOOK_ROWS: u64 = 256;
+
 /// Counts rows and bytes, and shows them.
 pub struct Progress {
     bar: ProgressBar,
     began: Instant,
+    told: Instant,
+    told_rows: u64,
     pub rows: u64,
     pub bytes: u64,
 }
@@ -22,15 +29,22 @@ impl Progress {
         };
         bar.set_style(ProgressStyle::with_template(shape).expect("the template is fixed and right"));
         bar.enable_steady_tick(Duration::from_millis(100));
-        Progress { bar, began: Instant::now(), rows: 0, bytes: 0 }
+        let began = Instant::now();
+        Progress { bar, began, told: began, told_rows: 0, rows: 0, bytes: 0 }
     }
 
     /// So much more is done.
     pub fn add(&mut self, rows: u64, bytes: u64) {
         self.rows += rows;
         self.bytes += bytes;
-        self.bar.inc(bytes);
-        self.bar.set_message(format!("{} rows, {:.0} rows/s", self.rows, self.rate()));
+        if self.rows - self.told_rows >= LOOK_ROWS {
+            self.told_rows = self.rows;
+            if self.told.elapsed() >= TELL_EVERY {
+                self.told = Instant::now();
+                self.bar.set_position(self.bytes);
+                self.bar.set_message(format!("{} rows, {:.0} rows/s", self.rows, self.rate()));
+            }
+        }
     }
 
     fn rate(&self) -> f64 {
