@@ -11,7 +11,7 @@ use std::{
 };
 
 /// How long a test waits for a frame before it fails.
-const READ_TIMEOUT: Duration = Duration::from_secs(20);
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
 const PAYLOAD_MAX: usize = 32 * 1024 * 1024;
 
 /// A frame that arrived.
