@@ -41,6 +41,14 @@ cuts:
 tidy:
     cargo test --test tidy --test features
 
+# Eight clients at once against a server that misbehaves, and the checker: `just torture 60` for a minute a variant.
+torture seconds="60":
+    QUANTADB_TORTURE_SECONDS={{seconds}} cargo test --release --test torture -- --nocapture --test-threads 1
+
+# Plants bugs one by one and demands that the torture finds each: all, or those whose names hold the words given.
+sabotage *words:
+    tests/sabotage.sh {{words}}
+
 # Rewrites the golden files from what the code does now; read the diff before committing it.
 golden *words:
     UPDATE_GOLDEN=1 cargo test {{words}}

@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# Plants one bug after another in a copy of the working tree and runs the torture on it: each must be found. A test that
+# cannot fail proves nothing, and this is how we know that this one can.
+#
+#     tests/sabotage.sh [WORD...]       all bugs, or those whose names hold one of the words
+#
+# Every bug is a file, the exact text that is replaced and what replaces it; text that is not there any more is an error.
+# Runs grow longer until the bug is found: SABOTAGE_SECONDS (default "2 6 20") for each test of the torture.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
+seconds=${SABOTAGE_SECONDS:-2 6 20}
+# One target directory for all bugs: each rebuilds the library and the torture, and nothing else.
+export CARGO_TARGET_DIR=${SABOTAGE_TARGET_DIR:-$root/target/sabotage}
+export CARGO_INCREMENTAL=1
+export RUST_BACKTRACE=0
+
+tree=$(mktemp -d)
+log=$(mktemp)
+git worktree add --quiet --detach "$tree" HEAD
+trap 'git -C "$root" worktree remove --force "$tree"; rm -f "$log"' EXIT
+# What is not committed yet counts too.
+git diff --binary HEAD | git -C "$tree" apply --allow-empty
+git ls-files --others --exclude-standard -z | xargs -0 --no-run-if-empty cp --parents --target-directory "$tree"
+
+wanted=("$@")
+survivors=()
+count=0
+
+# plant NAME FILE OLD NEW: one bug, from text to verdict.
+plant() {
+    local name=$1 file=$tree/$2 old=$3 new=$4 text word chosen=${#wanted[@]}
+    for word in "${wanted[@]}"; do [[ $name == *"$word"* ]] && chosen=0; done
+    [[ $chosen == 0 ]] || return 0
+    count=$((count + 1))
+    text=$(<"$file")
+    if [[ $text != *"$old"* ]]; then
+        printf 'ERROR: the text of "%s" is not in %s any more\n' "$name" "$2" >&2
+        exit 2
+    fi
+    printf '%s\n' "${text/"$old"/"$new"}" >"$file"
+    if ! (cd "$tree" && cargo test --quiet --test torture --no-run) >"$log" 2>&1; then
+        tail -40 "$log" >&2
+        printf 'ERROR: "%s" does not compile\n' "$name" >&2
+        exit 2
+    fi
+    local found='' length
+    for length in $seconds; do
+        if ! (cd "$tree" && QUANTADB_TORTURE_SECONDS=$length timeout 300 cargo test --quiet --test torture -- --nocapture) \
+            >"$log" 2>&1; then
+            found=$length
+            break
+        fi
+    done
+    printf '%s\n' "$text" >"$file"
+    if [[ -z $found ]]; then
+        printf 'SURVIVED  %s\n' "$name"
+        survivors+=("$name")
+        return 0
+    fi
+    # The checker's verdict says more than what a client noticed on its way.
+    local why
+    why=$(grep -m1 -E 'seed [0-9]+: not strictly' "$log" || grep -m1 -A1 'panicked at' "$log" || tail -3 "$log")
+    printf 'found     %s, in %s s a test\n          %s\n' "$name" "$found" "$(cut -c1-260 <<<"${why//$'\n'/ }")"
+}
+
+plant 'the range check taken out' src/txn/resolver/mod.rs \
+    'if ranges.iter().all(KeyRange::is_empty) {' \
+    'if ranges.len() < usize::MAX {'
+
+plant 'a scan read only to its last row' src/txn/scan.rs \
+    '            (_, false) if self.exhausted => end.clone(),
+            (_, true) if self.exhausted => start.clone(),
+' ''
+
+plant 'a snapshot whose gets read what is newest' src/storage/mod.rs \
+    'self.engine.get_at(&self.pin, &[key], &mut |_, row| {' \
+    'self.engine.get_latest(&[key], &mut |_, _, row| {'
+
+plant 'a fence ignored' src/node/decide.rs \
+    'Ok(Some(record)) => waiter.result_of(record),' \
+    'Ok(Some(Record::Never)) => return false,
+            Ok(Some(record)) => waiter.result_of(record),'
+
+plant 'an answer before what it saw is committed' src/node/committer.rs \
+    'if deferred.seen <= self.applied { deferred.deliver() } else { self.settling.push(deferred) }' \
+    'deferred.deliver()'
+
+plant 'an entry applied that does not continue' src/txn/apply.rs \
+    'if header.first_version != before.version.next() {' \
+    'if header.first_version < Version::ZERO {'
+
+plant 'a record ignored, so that a retry commits again' src/node/decide.rs \
+    'Ok(Some(record)) => waiter.result_of(record),' \
+    'Ok(Some(Record::Committed(..))) => return false,
+            Ok(Some(record)) => waiter.result_of(record),'
+
+plant 'a retry that does not wait for the attempt in flight' src/node/decide.rs \
+    'if let Some(waiters) = self.keyed.get_mut(&keyed.pair) {' \
+    'if let Some(waiters) = self.keyed.get_mut(&keyed.pair).filter(|_| false) {'
+
+plant 'a one-shot blind to what is in flight' src/node/view.rs \
+    'Ok(self.in_flight.fold(key, self.snapshot.version(), stored))' \
+    'Ok(stored)'
+
+plant 'a lost entry told as not applied' src/node/committer.rs \
+    'Fate::Lost => self.fail_entry(sequence, handed, &Refusal::Unknown)' \
+    'Fate::Lost => self.fail_entry(sequence, handed, &Refusal::NotApplied)'
+
+plant 'snapshot isolation without its first committer' src/txn/transaction.rs \
+    'if self.isolation == Isolation::Snapshot {' \
+    'if false {'
+
+plant 'writes that stay after a rollback to a savepoint' src/txn/transaction.rs \
+    '        self.writes.truncate(self.savepoints[at].mark);
+' ''
+
+plant 'a range delete that is not a read' src/txn/transaction.rs \
+    '        self.told(kind, range.clone())?;
+        let before' \
+    '        let before'
+
+if ((count == 0)); then
+    printf 'ERROR: no bug has such a name\n' >&2
+    exit 2
+fi
+printf '%d planted, %d survived\n' "$count" "${#survivors[@]}"
+((${#survivors[@]} == 0))
