@@ -49,6 +49,10 @@ torture seconds="60":
 sabotage *words:
     tests/sabotage.sh {{words}}
 
+# Many clients on one lock, and what a commit costs after a long scan.
+contention rows="10000,1000000":
+    QUANTADB_SCAN_ROWS={{rows}} cargo test --release --test locks -- --nocapture --test-threads 1
+
 # Rewrites the golden files from what the code does now; read the diff before committing it.
 golden *words:
     UPDATE_GOLDEN=1 cargo test {{words}}
