@@ -3,7 +3,7 @@
 use crate::{
     encoding::{ReadError, Reader, Writer},
     txn,
-    types::Version,
+    types::{Version, limits},
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -61,6 +61,11 @@ pub enum Refusal {
     TooLong {
         /// How many it may.
         rows_max: u64,
+    },
+    /// The pair was settled, and what was answered then was too long to be recorded.
+    ResultDropped {
+        /// Whether it committed; else it wrote nothing and never will.
+        applied: bool,
     },
     /// A layer refused it.
     Rejected(Rejection),
@@ -164,12 +169,18 @@ const ANSWER_EMPTY: u8 = 0;
 const ANSWER_PAYLOAD: u8 = 1;
 const ANSWER_REJECTED: u8 = 2;
 const ANSWER_TOO_LONG: u8 = 3;
+const ANSWER_DROPPED: u8 = 4;
 
 /// An answer that wrote nothing, as the record of a marked retry keeps it:
-/// `form u8`, then `version u64 · [payload bytes32]`, or `rows u64`, or `code u16 · message bytes16 · (present u8 · value u64) twice`.
+/// `form u8`, then `version u64 · [payload bytes32]` (a payload over the limit of a record is dropped), or `rows u64`,
+/// or `code u16 · message bytes16 · (present u8 · value u64) twice`.
 pub(super) fn encode_answer(result: &Result<Reply, Refusal>) -> BytesMut {
     let mut bytes = BytesMut::new();
     match result {
+        Ok(Reply { version, body: Body::Payload(payload) }) if payload.len() > limits::RECORDED_RESULT_BYTES_MAX => {
+            bytes.put_u8(ANSWER_DROPPED);
+            bytes.put_u64(version.0);
+        }
         Ok(Reply { version, body: Body::Payload(payload) }) => {
             bytes.put_u8(ANSWER_PAYLOAD);
             bytes.put_u64(version.0);
@@ -227,6 +238,7 @@ fn read_answer(reader: &mut Reader<'_>) -> Result<Result<Reply, Refusal>, ReadEr
             Err(Refusal::Rejected(Rejection { code, message, limit, actual }))
         }
         ANSWER_TOO_LONG => Err(Refusal::TooLong { rows_max: reader.u64()? }),
+        ANSWER_DROPPED => Err(Refusal::ResultDropped { applied: false }),
         form => {
             let version = Version(reader.u64()?);
             let payload = form == ANSWER_PAYLOAD;

@@ -370,6 +370,7 @@ impl Committer {
         if self.state == State::Leading {
             self.state = State::Draining;
         }
+        self.refuse_unsettled(self.applied);
         self.in_flight.remove(sequence, self.applied);
         self.refuse_waits(handed.groups, handed.pairs, refusal);
         if let Some(building) = self.building.take() {
@@ -399,15 +400,21 @@ impl Committer {
         self.resolver = Resolver::new(applied.version, resolver_options(&self.env, &self.options));
         self.in_flight.clear();
         self.expiry.raise(applied.idempotency_floor);
+        self.refuse_unsettled(applied.version);
+        self.settle();
+        self.state = if self.ready { State::Leading } else { State::Following };
+    }
+
+    /// Answers that may have seen something above `settled`, of which nobody knows whether it will be: not as decided.
+    /// At once, for what is applied at those versions later need not be what they saw.
+    fn refuse_unsettled(&mut self, settled: Version) {
         let confirming = self.confirming.iter_mut().map(|(_, deferred)| deferred);
         let lists = confirming.chain([&mut self.settling, &mut self.unconfirmed]);
         for list in lists {
-            for deferred in list.extract_if(.., |deferred| deferred.seen > applied.version) {
+            for deferred in list.extract_if(.., |deferred| deferred.seen > settled) {
                 deferred.refuse(Refusal::NotApplied);
             }
         }
-        self.settle();
-        self.state = if self.ready { State::Leading } else { State::Following };
     }
 
     fn leadership(&mut self, leadership: Leadership) {

@@ -10,13 +10,15 @@ use crate::{
     encoding::Reader,
     storage::Snapshot,
     txn::{CommitRequest, Conflict, Mutation, Mutations, Record, Recorded, WriteBuffer, read_record},
-    types::{IdempotencyPair, Version},
+    types::{IdempotencyPair, Version, limits},
 };
 use bytes::Bytes;
 use std::sync::{Arc, atomic::Ordering};
 
 /// Memory that a mutation may cost the engine beyond its own bytes.
 const MUTATION_OVERHEAD_BYTES: u64 = 128;
+/// What a record takes besides what is recorded.
+const RECORD_BYTES: usize = 64;
 
 /// One answer that waits for an entry.
 pub(super) struct Wait {
@@ -101,7 +103,9 @@ impl Committer {
                 Err(Refusal::KeyExpired { floor: self.expiry.floor(), retried: keyed.retry })
             }
             Ok(None) if keyed.pair.seen > self.last_assigned() => {
-                Err(Refusal::OtherTimeline { last: self.last_assigned() })
+                // Shows the state, and one who leads no longer has an old one.
+                self.defer(origin, request, true, Err(Refusal::OtherTimeline { last: self.last_assigned() }));
+                return true;
             }
             Ok(None) => return false,
             Err(_) => Err(Refusal::Unavailable),
@@ -121,10 +125,13 @@ impl Committer {
             Ok(Some(record)) => return waiter.answer(Ok(Reply::new(self.applied, Body::Outcome(Some(record))))),
             Ok(None) if pair.seen < self.expiry.floor() => return waiter.answer(expired),
             Ok(None) if pair.seen > self.last_assigned() => {
-                return waiter.answer(Err(Refusal::OtherTimeline { last: self.last_assigned() }));
+                return self.defer(origin, request, true, Err(Refusal::OtherTimeline { last: self.last_assigned() }));
             }
             Ok(None) => {}
             Err(_) => return waiter.answer(Err(Refusal::Unavailable)),
+        }
+        if let Err(refusal) = self.take_memory(1, RECORD_BYTES, true) {
+            return waiter.answer(Err(refusal));
         }
         self.metrics.fences.fetch_add(1, Ordering::Relaxed);
         self.building().builder.push_fence(pair);
@@ -133,7 +140,8 @@ impl Committer {
 
     /// The hot path: a single blind mutation.
     fn decide_single(&mut self, origin: &Arc<Origin>, request: u64, keyed: Option<Keyed>, kind: u8, fields: &[u8]) {
-        if let Err(refusal) = self.take_memory(1, fields.len(), kind == Mutation::KIND_DELETE) {
+        let deletes = kind == Mutation::KIND_DELETE;
+        if let Err(refusal) = self.take_memory(1, fields.len() + record_bytes(keyed, 0), deletes) {
             return refuse(origin, request, refusal, keyed);
         }
         let atomic = kind == Mutation::KIND_ATOMIC;
@@ -150,6 +158,10 @@ impl Committer {
     }
 
     fn decide_commit(&mut self, origin: &Arc<Origin>, request: u64, keyed: Option<Keyed>, commit: CommitRequest) {
+        // It commits at its read version, whatever was written since.
+        if commit.mutations == 0 {
+            return self.answer_unwritten(origin, request, keyed, Ok((commit.read_version, Body::Empty)));
+        }
         let points = commit.points.iter().map(|key| &key[..]);
         if let Err(conflict) = self.resolver.check(commit.read_version, points, &commit.ranges) {
             let (counter, refusal) = match conflict {
@@ -160,12 +172,10 @@ impl Committer {
             // Not recorded even for a marked retry: the client begins anew under a pair of its own.
             return self.defer(origin, request, false, Err(refusal));
         }
-        if commit.mutations == 0 {
-            return self.answer_unwritten(origin, request, keyed, Ok((commit.read_version, Body::Empty)));
-        }
         let deletes_only =
             || Mutations::new(&commit.body).all(|mutation| matches!(mutation, Ok(Mutation::Delete { .. })));
-        if let Err(refusal) = self.take_memory(commit.mutations, commit.body.len(), deletes_only()) {
+        let bytes = commit.body.len() + record_bytes(keyed, 0);
+        if let Err(refusal) = self.take_memory(commit.mutations, bytes, deletes_only()) {
             return refuse(origin, request, refusal, keyed);
         }
         self.accept(origin, request, keyed, None, commit.mutations, &commit.body, commit.atomics > 0);
@@ -208,7 +218,8 @@ impl Committer {
         let atomics = writes.atomics() > 0;
         let body = writes.into_body();
         let deletes_only = Mutations::new(&body).all(|mutation| matches!(mutation, Ok(Mutation::Delete { .. })));
-        if let Err(refusal) = self.take_memory(mutations, body.len(), deletes_only) {
+        let bytes = body.len() + record_bytes(keyed, payload.len());
+        if let Err(refusal) = self.take_memory(mutations, bytes, deletes_only) {
             return refuse(origin, request, refusal, keyed);
         }
         self.accept(origin, request, keyed, Some(payload), mutations, &body, atomics);
@@ -251,6 +262,9 @@ impl Committer {
         match keyed {
             Some(keyed) if keyed.retry => {
                 let encoded = encode_answer(&result);
+                if let Err(refusal) = self.take_memory(1, RECORD_BYTES + encoded.len(), false) {
+                    return refuse(origin, request, refusal, Some(keyed));
+                }
                 self.building().builder.push_answer(keyed.pair, &encoded);
                 self.wait(origin, request, Some(keyed), Says::Answer(Box::new(result)));
             }
@@ -284,7 +298,8 @@ impl Committer {
         for waiter in waiters {
             let result = match &record {
                 Ok(Some(record)) => waiter.result_of(record.clone()),
-                // Its own entry raised the floor above it: whether it committed is known, but not to whoever asks now.
+                // An entry behind its own raised the floor above it.
+                Ok(None) if waiter.asks => Ok(Reply::new(self.applied, Body::Outcome(None))),
                 Ok(None) => Err(Refusal::KeyExpired { floor: self.expiry.floor(), retried: true }),
                 Err(_) => Err(Refusal::Unavailable),
             };
@@ -307,6 +322,11 @@ impl Committer {
     }
 }
 
+/// What the record of a keyed commit takes, with a reply of `reply` bytes.
+fn record_bytes(keyed: Option<Keyed>, reply: usize) -> usize {
+    keyed.map_or(0, |_| RECORD_BYTES + reply.min(limits::RECORDED_RESULT_BYTES_MAX))
+}
+
 impl KeyedWaiter {
     /// What a record answers to whoever asks.
     fn result_of(&self, record: Record) -> Result<Reply, Refusal> {
@@ -323,7 +343,8 @@ impl KeyedWaiter {
                     (Recorded::Results(results), false) if results.is_empty() => Body::Empty,
                     (Recorded::Results(results), false) => Body::Results(results),
                     (Recorded::Dropped, false) => Body::Empty,
-                    (Recorded::Dropped, true) | (Recorded::Reply(_), false) | (Recorded::Results(_), true) => {
+                    (Recorded::Dropped, true) => return Err(Refusal::ResultDropped { applied: true }),
+                    (Recorded::Reply(_), false) | (Recorded::Results(_), true) => {
                         return Err(Refusal::PairReused);
                     }
                 };

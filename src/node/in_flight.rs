@@ -127,8 +127,11 @@ impl InFlight {
                 Mutation::Delete { .. } => PendingOp::Delete,
                 Mutation::Atomic { op, operand, .. } => PendingOp::Atomic(op, Bytes::copy_from_slice(operand)),
             };
+            // What says all of a value makes what was said before it idle: nothing is folded twice.
+            let says_all = !matches!(op, PendingOp::Atomic(..));
             let pending = Pending { version, op };
             match index.get_mut(mutation.key()) {
+                Some(list) if says_all => *list = vec![pending],
                 Some(list) => list.push(pending),
                 None => drop(index.insert(Bytes::copy_from_slice(mutation.key()), vec![pending])),
             }

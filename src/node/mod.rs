@@ -53,6 +53,8 @@ use crate::consensus::Faults;
 
 /// How long a waiting reader sleeps between looks at the applied version.
 const APPLIED_POLL: Duration = Duration::from_millis(1);
+/// The longest such sleep: a version that is far away, or never comes, is looked for less and less often.
+const APPLIED_POLL_MAX: Duration = Duration::from_millis(50);
 
 /// Why a read cannot be answered now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -188,11 +190,13 @@ impl Node {
 
     /// Completes once `version` is applied here.
     pub async fn wait_applied(&self, version: Version, deadline: Moment) -> Result<(), ReadRefusal> {
+        let begun = self.env.now();
         while self.engine.visible() < version {
-            if self.env.now() >= deadline {
+            let now = self.env.now();
+            if now >= deadline {
                 return Err(ReadRefusal::Expired);
             }
-            self.env.sleep(APPLIED_POLL).await;
+            self.env.sleep(((now - begun) / 8).clamp(APPLIED_POLL, APPLIED_POLL_MAX)).await;
         }
         Ok(())
     }

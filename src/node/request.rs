@@ -104,15 +104,15 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// What it weighs for admission: bytes to be copied, with a floor for each item.
+    /// What it weighs for admission: the block, which it keeps whole and of which a one-shot has a copy, with a floor
+    /// for each item and what transactions bring besides.
     #[must_use]
     pub fn weight(&self) -> usize {
         let of_item = |item: &Item| match &item.work {
-            Work::Single { fields, .. } => fields.len(),
             Work::Commit(commit) => commit.body.len() + 64 * (commit.points.len() + commit.ranges.len()),
-            Work::Evaluate(_) | Work::Recorded(_) | Work::Outcome(_) => 256,
+            Work::Single { .. } | Work::Evaluate(_) | Work::Recorded(_) | Work::Outcome(_) => 0,
         };
-        self.items.iter().map(|item| 64 + of_item(item)).sum()
+        self.block.len() + self.items.iter().map(|item| 64 + of_item(item)).sum::<usize>()
     }
 }
 

@@ -15,8 +15,35 @@ fn later(code: ErrorCode) -> WireError {
     WireError { retry_after_ms: RETRY_AFTER_MS, ..WireError::new(code) }
 }
 
-/// What a refusal of the node says on the wire. `keyed`: whether the request had a pair, so that it may be sent again.
-pub(super) fn of_refusal(refusal: Refusal, keyed: bool) -> WireError {
+/// What a refusal of the node says on the wire. `keyed`: whether the request had a pair, so that it may be sent again;
+/// `retried`: whether it was marked as sent before.
+pub(super) fn of_refusal(refusal: Refusal, keyed: bool, retried: bool) -> WireError {
+    // What was looked up, or judged as every attempt under its pair would be, speaks for the attempts before it too.
+    let settled = matches!(
+        refusal,
+        Refusal::Conflict { .. }
+            | Refusal::TooOld { .. }
+            | Refusal::KeyExpired { .. }
+            | Refusal::Fenced
+            | Refusal::PairReused
+            | Refusal::ResultDropped { .. }
+            | Refusal::TooLong { .. }
+            | Refusal::Rejected(_)
+    );
+    let error = of_first(refusal, keyed);
+    if retried && !settled { unsettled(error) } else { error }
+}
+
+/// An error of a marked retry that says nothing of the attempts before it.
+// spec: QP-TXN-031
+pub(super) fn unsettled(error: WireError) -> WireError {
+    match error.outcome {
+        Outcome::NotApplied => error.with_outcome(Outcome::Unknown),
+        _ => error,
+    }
+}
+
+fn of_first(refusal: Refusal, keyed: bool) -> WireError {
     match refusal {
         Refusal::Conflict { key, .. } => WireError::new(ErrorCode::CONFLICT).with_conflict_key(&key),
         Refusal::TooOld { floor } => WireError::new(ErrorCode::TOO_OLD).with_horizon(floor),
@@ -38,6 +65,11 @@ pub(super) fn of_refusal(refusal: Refusal, keyed: bool) -> WireError {
         Refusal::TooLong { rows_max } => WireError::new(ErrorCode::TOO_MANY_ITEMS)
             .with_message("a one-shot may look at no more rows; scan in an interactive transaction")
             .with_bound(rows_max, rows_max + 1),
+        Refusal::ResultDropped { applied } => {
+            let outcome = if applied { Outcome::Applied } else { Outcome::NotApplied };
+            let message = "the answer under this pair was too long to be recorded";
+            WireError::new(ErrorCode::RESULT_TOO_LARGE).with_outcome(outcome).with_message(message)
+        }
         Refusal::Rejected(rejection) => of_rejection(rejection),
     }
 }

@@ -29,7 +29,7 @@ impl Session {
         match completion.result {
             Ok(reply) => self.put_reply(&outstanding, completion.request, &reply),
             Err(refusal) => {
-                let error = errors::of_refusal(refusal, outstanding.keyed);
+                let error = errors::of_refusal(refusal, outstanding.keyed, outstanding.retried);
                 self.respond_error(outstanding.opcode.number(), completion.request, &error);
             }
         }
@@ -43,8 +43,10 @@ impl Session {
 
     /// Ends a request that the node was handed, or was to be.
     pub(super) fn finish_with_error(&mut self, request: u64, error: &WireError) {
-        if let Some(outstanding) = self.forget(request) {
-            self.respond_error(outstanding.opcode.number(), request, error);
+        let Some(outstanding) = self.forget(request) else { return };
+        match outstanding.retried {
+            true => self.respond_error(outstanding.opcode.number(), request, &errors::unsettled(error.clone())),
+            false => self.respond_error(outstanding.opcode.number(), request, error),
         }
     }
 
@@ -57,7 +59,7 @@ impl Session {
             }
             Encoded::Written(write) => self.respond(opcode, request, |out| write(out, reply)),
             Encoded::Mismatch => {
-                let error = errors::of_refusal(Refusal::PairReused, outstanding.keyed);
+                let error = errors::of_refusal(Refusal::PairReused, outstanding.keyed, outstanding.retried);
                 self.respond_error(opcode.number(), request, &error);
             }
         }

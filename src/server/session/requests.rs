@@ -23,6 +23,8 @@ pub(super) struct Outstanding {
     pub(super) deadline: Moment,
     pub(super) payload_bytes: u32,
     pub(super) keyed: bool,
+    /// Whether it is marked as sent before.
+    pub(super) retried: bool,
     /// Whether silence leaves its outcome unknown.
     pub(super) writes: bool,
 }
@@ -47,14 +49,16 @@ impl Session {
         }
         self.last_request = request;
         add(&self.shared.metrics.requests_total, 1);
+        let payload = &block[at..at + header.payload_bytes as usize];
         if self.state == State::Draining {
-            return self.respond_error(header.opcode, request, &WireError::new(ErrorCode::SHUTTING_DOWN));
-        }
-        if let Some(error) = self.overloaded(header.payload_bytes as usize) {
-            self.fail_transaction_of(header.opcode, &block[at..at + header.payload_bytes as usize], &error);
+            let error = of_attempt(WireError::new(ErrorCode::SHUTTING_DOWN), header.opcode, payload);
             return self.respond_error(header.opcode, request, &error);
         }
-        let payload = &block[at..at + header.payload_bytes as usize];
+        if let Some(error) = self.overloaded(header.payload_bytes as usize) {
+            self.fail_transaction_of(header.opcode, payload, &error);
+            let error = of_attempt(error, header.opcode, payload);
+            return self.respond_error(header.opcode, request, &error);
+        }
         // The hot path: a read of one key without tags.
         if header.opcode == Opcode::Get.number() && !header.is_after() && self.plain_get(request, payload, at) {
             return;
@@ -147,6 +151,7 @@ impl Session {
             if let Some(transaction) = incoming.tags.transaction {
                 self.transactions.fail(transaction, &error);
             }
+            let error = if incoming.tags.retry_mark { errors::unsettled(error) } else { error };
             return self.respond_error(incoming.opcode.number(), incoming.request, &error);
         }
         if let Err(error) = self.check_keyspaces(body) {
@@ -207,6 +212,7 @@ impl Session {
             deadline: incoming.deadline,
             payload_bytes,
             keyed: keyed.is_some(),
+            retried: keyed.is_some_and(|keyed| keyed.retry),
             writes: incoming.opcode != Opcode::Outcome,
         };
         self.outstanding.insert(incoming.request, outstanding);
@@ -346,6 +352,13 @@ impl Opcode {
             Opcode::Get | Opcode::GetMany | Opcode::Scan | Opcode::ReadVersion | Opcode::OpenKeyspace | Opcode::Begin
         )
     }
+}
+
+/// An error of a request that was not looked at: one marked as sent before may have been carried out before.
+pub(super) fn of_attempt(error: WireError, opcode: u16, payload: &[u8]) -> WireError {
+    let may_be_marked = Opcode::from_number(opcode).is_some_and(|opcode| opcode.tags().has(Tag::RETRY_MARK));
+    let is_marked = || Request::decode_with_fields(opcode, payload).is_ok_and(|(request, _)| request.tags.retry_mark);
+    if may_be_marked && is_marked() { errors::unsettled(error) } else { error }
 }
 
 /// The transaction that a request names, read without checking any limit; an error where the payload does not even
