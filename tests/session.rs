@@ -346,6 +346,9 @@ fn a_stalled_handshake_is_ended() {
     options.server.handshake_max = Duration::from_millis(100);
     let server = HostedServer::start_with(options);
     let mut connection = Connection::silent(server.address());
+    let mut preface = [0; 8];
+    std::io::Read::read_exact(connection.socket(), &mut preface).unwrap();
+    assert_eq!(preface, quantadb::wire::preface::PREFACE);
     let goaway = connection.receive();
     assert_eq!(quantadb::wire::Goaway::decode(&goaway.payload).unwrap().code, ErrorCode::HANDSHAKE_TIMEOUT);
     assert!(connection.try_receive().is_none());

@@ -1,6 +1,6 @@
 //! Frames that are not requests: the handshake, credit, cancel, ping.
 
-use super::{Session, State};
+use super::{Session, State, held::Held};
 use crate::{
     types::limits,
     wire::{
@@ -25,7 +25,6 @@ impl Session {
             }
             Ok(false) => false,
             Err(PrefaceError::Version(version)) => {
-                self.outbound.put_slice(&PREFACE);
                 let message = format!("framing version {version} is not spoken here");
                 self.go_away(ErrorCode::VERSION_UNSUPPORTED, &message);
                 false
@@ -132,7 +131,10 @@ impl Session {
             Some(&mut self.credit)
         } else {
             // Credit for what has ended crossed its END on the way.
-            self.streams.iter_mut().find(|stream| stream.request == request).map(|stream| &mut stream.credit)
+            let begun = self.streams.iter_mut().find(|stream| stream.request == request);
+            let mut held = self.held.iter_mut();
+            let of_held = move || held.find(|held| held.request() == request).map(Held::credit);
+            begun.map(|stream| &mut stream.credit).or_else(of_held)
         };
         if let Some(account) = account {
             *account += bytes;

@@ -1,7 +1,11 @@
 //! Requests that have arrived and may not begin yet: behind earlier ones of their connection, behind earlier frames of
 //! their transaction, or before a read of the state may speak for the whole group.
 
-use super::{Session, requests::Incoming};
+use super::{
+    Session,
+    requests::{Incoming, of_attempt},
+    streams::UNWRITTEN_BYTES_MAX,
+};
 use crate::{
     env::{BoxFuture, Moment},
     node::ReadRefusal,
@@ -10,6 +14,7 @@ use crate::{
 };
 use bytes::Bytes;
 use std::{
+    collections::HashSet,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -33,11 +38,18 @@ pub(super) struct Held {
     hold: Hold,
     /// Whether its read has been confirmed, so that it need not wait for that again.
     confirmed: bool,
+    /// Credit that was granted to it before it began.
+    credit: i64,
 }
 
 impl Held {
     pub(super) fn request(&self) -> u64 {
         self.header.request_id
+    }
+
+    /// What a scan may be sent once it has begun, beyond what it asked with.
+    pub(super) fn credit(&mut self) -> &mut i64 {
+        &mut self.credit
     }
 
     /// Whether later frames of this transaction must wait behind it.
@@ -50,14 +62,22 @@ impl Session {
     pub(super) fn hold(&mut self, header: &Header, payload: &[u8], incoming: &Incoming<'_>, hold: Hold) {
         let names_itself = (incoming.opcode == Opcode::Begin).then_some(incoming.request);
         self.bytes_in_flight += payload.len();
-        self.held.push_back(Held {
+        let held = Held {
             header: *header,
             payload: Bytes::copy_from_slice(payload),
             deadline: incoming.deadline,
             transaction: incoming.tags.transaction.or(names_itself),
             hold,
             confirmed: false,
-        });
+            credit: 0,
+        };
+        self.keep(held);
+    }
+
+    /// Puts a request among those that wait, in the order in which they came.
+    fn keep(&mut self, held: Held) {
+        let place = self.held.partition_point(|other| other.request() < held.request());
+        self.held.insert(place, held);
     }
 
     /// Whether a read must wait for its confirmation or for a version.
@@ -80,30 +100,40 @@ impl Session {
     }
 
     /// Begins what no longer needs to wait. Returns whether anything began.
+    ///
+    /// One pass, in order: what waits only ever waits for what came before it. It pauses while replies wait to be
+    /// written, for what begins here was admitted without one.
     pub(super) fn poll_held(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         let mut place = 0;
-        while place < self.held.len() {
-            match self.may_begin(place, cx) {
-                Poll::Pending => place += 1,
-                Poll::Ready(result) => {
-                    progress = true;
-                    let Some(held) = self.held.remove(place) else { break };
-                    self.begin_held(held, result);
-                    // What this one stood before may go now.
-                    place = 0;
+        let mut waiting: HashSet<u64> = HashSet::new();
+        while place < self.held.len() && self.unwritten() <= UNWRITTEN_BYTES_MAX {
+            if let Poll::Ready(result) = self.may_begin(place, &waiting, cx)
+                && let Some(held) = self.held.remove(place)
+            {
+                progress = true;
+                if !self.begin_held(held, result) {
+                    continue;
                 }
             }
+            waiting.extend(self.held[place].transaction);
+            place += 1;
         }
         progress
     }
 
-    fn may_begin(&mut self, place: usize, cx: &mut Context<'_>) -> Poll<Result<bool, ReadRefusal>> {
+    /// `waiting`: the transactions of what waits before it.
+    fn may_begin(
+        &mut self,
+        place: usize,
+        waiting: &HashSet<u64>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<bool, ReadRefusal>> {
         let (request, transaction) = (self.held[place].request(), self.held[place].transaction);
         match &mut self.held[place].hold {
             Hold::Read(wait) => wait.as_mut().poll(cx).map(|result| result.map(|()| true)),
             Hold::Transaction => {
-                let behind = self.held.range(..place).any(|held| held.transaction == transaction);
+                let behind = transaction.is_some_and(|transaction| waiting.contains(&transaction));
                 if behind { Poll::Pending } else { Poll::Ready(Ok(false)) }
             }
             Hold::Earlier => {
@@ -115,15 +145,19 @@ impl Session {
         }
     }
 
-    fn begin_held(&mut self, mut held: Held, result: Result<bool, ReadRefusal>) {
+    /// Begins a request, or keeps it in its place to wait for something else. Returns whether it waits.
+    fn begin_held(&mut self, mut held: Held, result: Result<bool, ReadRefusal>) -> bool {
         match result {
-            Err(refusal) => return self.drop_held(&held, &errors::of_read(refusal)),
+            Err(refusal) => {
+                self.drop_held(&held, &errors::of_read(refusal));
+                return false;
+            }
             Ok(confirmed) => held.confirmed |= confirmed,
         }
-        self.bytes_in_flight -= held.payload.len();
         let payload = held.payload.clone();
         let Ok((decoded, fields)) = Request::decode_with_fields(held.header.opcode, &payload) else {
-            return self.respond_error(held.header.opcode, held.request(), &WireError::new(ErrorCode::MALFORMED));
+            self.drop_held(&held, &WireError::new(ErrorCode::MALFORMED));
+            return false;
         };
         let incoming = Incoming {
             request: held.request(),
@@ -137,11 +171,17 @@ impl Session {
             && !held.confirmed
             && let Some(hold) = self.read_must_wait(&incoming)
         {
-            return self.hold(&held.header, &payload, &incoming, hold);
+            self.keep(Held { hold, ..held });
+            return true;
         }
+        self.bytes_in_flight -= payload.len();
         self.carry_out(&payload, &incoming, &decoded.body, 0..fields.len());
+        if let Some(stream) = self.streams.back_mut().filter(|stream| stream.request == incoming.request) {
+            stream.credit += held.credit;
+        }
         self.execute_gets(&payload);
         self.submit(payload.clone());
+        false
     }
 
     /// Ends a request that never began.
@@ -150,7 +190,8 @@ impl Session {
         if let Some(transaction) = held.transaction {
             self.transactions.fail(transaction, error);
         }
-        self.respond_error(held.header.opcode, held.request(), error);
+        let error = of_attempt(error.clone(), held.header.opcode, &held.payload);
+        self.respond_error(held.header.opcode, held.request(), &error);
     }
 
     pub(super) fn expire_held(&mut self) {

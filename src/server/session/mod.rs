@@ -45,7 +45,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use streams::Stream;
+use streams::{Stream, UNWRITTEN_BYTES_MAX};
 use tokio::io::{AsyncRead, AsyncWrite};
 use transactions::Transactions;
 
@@ -62,6 +62,8 @@ const TICK_IDLE: Duration = Duration::from_secs(1);
 /// The least and the most room that a read is given.
 const READ_BYTES_MIN: usize = 4 * 1024;
 const READ_BYTES_MAX: usize = 256 * 1024;
+/// A buffer for what arrives that is larger than this is given back once it is empty.
+const INBOUND_KEEP_BYTES: usize = 2 * READ_BYTES_MAX;
 /// A reply buffer larger than this is given back once it is empty.
 const OUTBOUND_KEEP_BYTES: usize = 1024 * 1024;
 
@@ -95,11 +97,13 @@ pub(super) struct Session {
     log: Logger,
     id: u64,
     state: State,
+    /// How long what is to be written still may take, once the connection ends.
+    closing_until: Option<Moment>,
     inbound: BytesMut,
     read_bytes: usize,
     read_closed: bool,
+    /// Replies that wait to be written; what was written is cut off its front.
     outbound: BytesMut,
-    written: usize,
     /// The GOAWAY that ends the connection, until this round has answered what it can.
     farewell: Option<BytesMut>,
     /// Where `outbound` ends for good: behind that GOAWAY.
@@ -137,11 +141,11 @@ impl Session {
             log,
             id,
             state: State::Preface,
+            closing_until: None,
             inbound: BytesMut::new(),
             read_bytes: READ_BYTES_MIN,
             read_closed: false,
             outbound: BytesMut::new(),
-            written: 0,
             farewell: None,
             sealed: None,
             now,
@@ -177,9 +181,12 @@ impl Session {
             busy |= self.poll_read(cx);
             self.poll_control();
             busy |= self.pump_streams();
+            let unwritten = self.unwritten();
             if self.poll_write(cx).is_err() {
                 return Poll::Ready(());
             }
+            // What paused for replies to be written looks again.
+            busy |= unwritten > UNWRITTEN_BYTES_MAX && self.unwritten() < unwritten;
             busy |= self.poll_timer(cx);
             if self.is_over() {
                 ready!(Pin::new(&mut self.io).poll_shutdown(cx)).ok();
@@ -195,9 +202,11 @@ impl Session {
 
     /// Whether nothing is left to do.
     fn is_over(&self) -> bool {
-        let written = self.written == self.outbound.len();
+        let written = self.outbound.is_empty();
         match self.state {
-            State::Closing => written && self.farewell.is_none(),
+            State::Closing => {
+                (written && self.farewell.is_none()) || self.closing_until.is_some_and(|when| when <= self.now)
+            }
             State::Draining => written && self.is_quiet(),
             // Who closes its side still gets what it asked for, but grants no more credit.
             _ => self.read_closed && written && self.is_quiet(),
@@ -211,7 +220,7 @@ impl Session {
     /// Reads once, and executes every frame that is whole.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> bool {
         let closed = self.read_closed || self.state == State::Closing;
-        if closed || self.outbound.len() - self.written > self.shared.options.outbound_bytes_max {
+        if closed || self.unwritten() > self.shared.options.outbound_bytes_max {
             return false;
         }
         if self.inbound.capacity() - self.inbound.len() < READ_BYTES_MIN / 2 {
@@ -238,13 +247,10 @@ impl Session {
         true
     }
 
-    /// The client will send nothing more: what waits for its credit never ends, and its transactions never commit.
+    /// The client will send nothing more. What it asked for is still answered; a scan that comes to wait for credit
+    /// ends, and transactions end with the session, for none of them can commit but by what is held already.
     fn end_of_input(&mut self) {
         self.read_closed = true;
-        self.transactions.clear();
-        let starved = |stream: &Stream| stream.credit <= 0 || stream.transaction.is_some();
-        let connection_starved = self.credit <= 0;
-        self.streams.retain(|stream| !connection_starved && !starved(stream));
         if matches!(self.state, State::Preface | State::Hello) {
             self.state = State::Closing;
         }
@@ -254,7 +260,7 @@ impl Session {
         self.farewell = None;
         self.read_closed = true;
         self.state = State::Closing;
-        self.written = self.outbound.len();
+        self.outbound.clear();
     }
 
     /// Executes what has arrived.
@@ -262,13 +268,19 @@ impl Session {
         let mut block = std::mem::take(&mut self.inbound);
         let taken = self.take_frames(&block);
         if self.items.is_empty() {
-            if taken == block.len() {
+            if taken == block.len() && block.capacity() > INBOUND_KEEP_BYTES {
+                block = BytesMut::new();
+            } else if taken == block.len() {
                 block.clear();
             } else {
                 bytes::Buf::advance(&mut block, taken);
             }
         } else {
             let executed = block.split_to(taken).freeze();
+            if block.is_empty() && taken > INBOUND_KEEP_BYTES {
+                // The rest of a large buffer would keep all of it.
+                block = BytesMut::new();
+            }
             self.submit(executed);
         }
         self.inbound = block;
@@ -329,13 +341,15 @@ impl Session {
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), ()> {
         self.seal();
-        while self.written < self.outbound.len() {
-            match Pin::new(&mut *self.io).poll_write(cx, &self.outbound[self.written..]) {
+        while !self.outbound.is_empty() {
+            match Pin::new(&mut *self.io).poll_write(cx, &self.outbound) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(0)) => return Err(()),
                 Poll::Ready(Ok(count)) => {
                     add(&self.shared.metrics.bytes_out_total, count as u64);
-                    self.written += count;
+                    // Cut off here and not once all is written, which a reader that stays behind never lets happen.
+                    bytes::Buf::advance(&mut self.outbound, count);
+                    self.sealed = self.sealed.map(|end| end.saturating_sub(count));
                 }
                 Poll::Ready(Err(error)) => {
                     debug!(self.log, "connection lost"; "error" => %error);
@@ -343,12 +357,8 @@ impl Session {
                 }
             }
         }
-        self.written = 0;
-        self.sealed = self.sealed.map(|_| 0);
         if self.outbound.capacity() > OUTBOUND_KEEP_BYTES {
             self.outbound = BytesMut::new();
-        } else {
-            self.outbound.clear();
         }
         Ok(())
     }
@@ -374,6 +384,11 @@ impl Session {
 
     fn tick(&mut self) {
         let options = &self.shared.options;
+        if self.state == State::Closing {
+            // A client that does not read does not keep its connection either.
+            self.closing_until.get_or_insert(self.now + options.handshake_max);
+            return;
+        }
         let handshaking = matches!(self.state, State::Preface | State::Hello);
         if handshaking && self.now - self.opened >= options.handshake_max {
             return self.go_away(ErrorCode::HANDSHAKE_TIMEOUT, "the handshake took too long");
@@ -417,6 +432,10 @@ impl Session {
             add(&self.shared.metrics.protocol_errors_total, 1);
         }
         debug!(self.log, "ending the connection"; "code" => %goaway.code, "reason" => goaway.message);
+        if self.state == State::Preface {
+            // spec: QP-FRM-004
+            self.outbound.extend_from_slice(&wire::preface::PREFACE);
+        }
         if self.sealed.is_none() {
             let farewell = self.farewell.get_or_insert_default();
             farewell.clear();
@@ -443,7 +462,7 @@ impl Session {
 
     /// Bytes of replies that wait to be written.
     fn unwritten(&self) -> usize {
-        self.outbound.len() - self.written
+        self.outbound.len()
     }
 
     /// Whether replies pile up so that nothing more may be asked for.

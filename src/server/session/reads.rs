@@ -17,9 +17,9 @@ pub(super) fn found(row: Option<Row<'_>>) -> Option<Found<'_>> {
 }
 
 /// Whether a reply of a value of this length may still be written.
-fn has_room(out: &BytesMut, start: usize, row: Option<Row<'_>>, bytes_max: usize) -> bool {
+fn has_room(out: &BytesMut, row: Option<Row<'_>>, bytes_max: usize) -> bool {
     let length = row.map_or(0, |row| row.value.len());
-    out.len() - start == 0 || out.len() - start + length <= bytes_max
+    out.is_empty() || out.len() + length <= bytes_max
 }
 
 impl Session {
@@ -44,7 +44,6 @@ impl Session {
         }
         let gets = std::mem::take(&mut self.gets);
         add(&self.shared.metrics.gets_total, gets.len() as u64);
-        let start = self.written;
         let bytes_max = self.shared.options.bytes_in_flight_max;
         for group in gets.chunks(GROUP_KEYS) {
             let mut keys = [&[][..]; GROUP_KEYS];
@@ -52,7 +51,7 @@ impl Session {
             let out = &mut self.outbound;
             let read = self.shared.node.engine().get_latest(&keys[..group.len()], &mut |place, version, row| {
                 let request = group[place].0;
-                if has_room(out, start, row, bytes_max) {
+                if has_room(out, row, bytes_max) {
                     put_get(out, request, version, row);
                 } else {
                     put_refused(out, request, bytes_max);

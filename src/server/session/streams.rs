@@ -12,7 +12,7 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 
 /// Replies that wait to be written before scans pause, so that what is small need not queue behind them.
-const UNWRITTEN_BYTES_MAX: usize = 256 * 1024;
+pub(super) const UNWRITTEN_BYTES_MAX: usize = 256 * 1024;
 /// Most keys that one step of a scan passes.
 const STEP_KEYS: usize = 1_024;
 
@@ -30,6 +30,8 @@ pub(super) struct Stream {
     rows: u64,
     first_version: Version,
     deadline: Option<Moment>,
+    /// When it last told something, or began.
+    told: Moment,
     /// The last full key told, for the resume token.
     last_key: BytesMut,
 }
@@ -104,6 +106,7 @@ impl Session {
             rows: 0,
             first_version,
             deadline: incoming.tags.deadline_ms.map(|_| incoming.deadline),
+            told: self.now,
             last_key: BytesMut::new(),
         })
     }
@@ -153,6 +156,12 @@ impl Session {
                 Pumped::More => {
                     progress = true;
                     self.streams.push_back(stream);
+                }
+                // spec: QP-HSK-016
+                Pumped::Waits if self.read_closed => {
+                    let error = WireError::new(ErrorCode::CANCELLED).with_message("no credit can come any more");
+                    self.respond_error(Opcode::Scan.number(), stream.request, &error);
+                    progress = true;
                 }
                 Pumped::Waits => self.streams.push_back(stream),
                 Pumped::Ended => progress = true,
@@ -236,6 +245,7 @@ impl Session {
             wire::finish_frame(&mut self.outbound, mark);
             let bytes = i64::try_from(self.outbound.len() - start - wire::Header::BYTES).unwrap_or(i64::MAX);
             stream.credit -= bytes;
+            stream.told = self.now;
             self.credit -= bytes;
         }
         Ok(stream.scan.is_exhausted() || stream.rows_left == 0)
@@ -286,7 +296,10 @@ impl Session {
 
     pub(super) fn expire_streams(&mut self) {
         let now = self.now;
-        let is_late = |stream: &&Stream| stream.deadline.is_some_and(|deadline| deadline <= now);
+        let idle_max = self.shared.options.transaction_idle_max;
+        // What nobody grants credit pins its version all the same.
+        let is_idle = |stream: &Stream| !stream.count_only && now - stream.told >= idle_max;
+        let is_late = |stream: &&Stream| stream.deadline.is_some_and(|deadline| deadline <= now) || is_idle(stream);
         let requests: Vec<u64> = self.streams.iter().filter(is_late).map(|stream| stream.request).collect();
         for request in requests {
             self.end_stream(request, &WireError::new(ErrorCode::DEADLINE_EXCEEDED));

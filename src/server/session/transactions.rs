@@ -25,19 +25,23 @@ struct Open {
     transaction: Transaction,
     begun: Moment,
     touched: Moment,
+    /// What it counted when it was weighed last.
+    bytes: usize,
 }
 
 /// The transactions of a session.
 pub(super) struct Transactions {
     shared: Arc<Shared>,
     open: HashMap<u64, Open>,
+    /// What all that are open hold together.
+    bytes: usize,
     /// Those that failed to begin or were ended from here, with what later frames are told.
     ended: VecDeque<(u64, WireError)>,
 }
 
 impl Transactions {
     pub(super) fn new(shared: Arc<Shared>) -> Transactions {
-        Transactions { shared, open: HashMap::new(), ended: VecDeque::new() }
+        Transactions { shared, open: HashMap::new(), bytes: 0, ended: VecDeque::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -47,6 +51,25 @@ impl Transactions {
     pub(super) fn clear(&mut self) {
         self.shared.metrics.transactions.fetch_sub(self.open.len() as u64, Ordering::Relaxed);
         self.open.clear();
+        self.bytes = 0;
+    }
+
+    /// Whether an open transaction may take more, for all that the others hold.
+    fn room(&self) -> Result<(), WireError> {
+        let bytes_max = self.shared.options.bytes_in_flight_max;
+        match self.bytes <= bytes_max {
+            true => Ok(()),
+            false => Err(WireError::new(ErrorCode::OVERLOADED).with_bound(bytes_max as u64, self.bytes as u64)),
+        }
+    }
+
+    /// Counts what a transaction holds after a request of it.
+    fn weigh(&mut self, id: u64) {
+        if let Some(open) = self.open.get_mut(&id) {
+            let bytes = open.transaction.bytes();
+            self.bytes = self.bytes - open.bytes + bytes;
+            open.bytes = bytes;
+        }
     }
 
     /// An unexecuted request belonged to `id`: what follows must not commit as if it had been executed.
@@ -83,7 +106,7 @@ impl Transactions {
         }
         let transaction = Transaction::new(self.shared.node.snapshot(), isolation);
         let version = transaction.read_version();
-        self.open.insert(id, Open { transaction, begun: now, touched: now });
+        self.open.insert(id, Open { transaction, begun: now, touched: now, bytes: 0 });
         add(&self.shared.metrics.transactions_total, 1);
         add(&self.shared.metrics.transactions, 1);
         Ok(version)
@@ -91,6 +114,7 @@ impl Transactions {
 
     fn take(&mut self, id: u64) -> Option<Transaction> {
         let open = self.open.remove(&id)?;
+        self.bytes -= open.bytes;
         self.shared.metrics.transactions.fetch_sub(1, Ordering::Relaxed);
         Some(open.transaction)
     }
@@ -120,9 +144,10 @@ impl Transactions {
 
     /// For a scan: the transaction, if it may be used.
     pub(super) fn usable(&mut self, id: u64, now: Moment) -> Result<&mut Transaction, WireError> {
+        let room = self.room();
         let transaction = self.get(id, now)?;
         transaction.check().map_err(|error| errors::of_transaction(&error))?;
-        Ok(transaction)
+        room.map(|()| transaction)
     }
 
     /// A scan's transaction, whatever its state; the scan of one that is gone is gone too.
@@ -135,6 +160,7 @@ impl Transactions {
         if let Some(open) = self.open.get_mut(&id) {
             open.touched = now;
         }
+        self.weigh(id);
     }
 }
 
@@ -186,10 +212,17 @@ impl Session {
     /// A request that is answered from the transaction alone.
     fn operate(&mut self, incoming: &Incoming<'_>, id: u64, body: &RequestBody<'_>) {
         let (opcode, request) = (incoming.opcode, incoming.request);
+        let room = if matches!(body, RequestBody::RollbackTo { .. }) { Ok(()) } else { self.transactions.room() };
         let transaction = match self.transactions.get(id, self.now) {
             Ok(transaction) => transaction,
             Err(error) => return self.respond_error(opcode.number(), request, &error),
         };
+        if let Err(error) = room
+            && transaction.check().is_ok()
+        {
+            transaction.fail(failure(&error));
+            return self.respond_error(opcode.number(), request, &error);
+        }
         let version = transaction.read_version();
         let out = &mut self.outbound;
         let start = out.len();
@@ -226,12 +259,18 @@ impl Session {
                 self.respond_error(opcode.number(), request, &wire_error);
             }
         }
+        self.transactions.weigh(id);
     }
 
     fn get_many_in(&mut self, incoming: &Incoming<'_>, id: u64, keys: List<'_, Key<'_>>) {
-        let transaction = match self.transactions.get(id, self.now) {
+        let transaction = match self.transactions.usable(id, self.now) {
             Ok(transaction) => transaction,
-            Err(error) => return self.respond_error(incoming.opcode.number(), incoming.request, &error),
+            Err(error) => {
+                if let Some(transaction) = self.transactions.of_scan(id) {
+                    transaction.fail(failure(&error));
+                }
+                return self.respond_error(incoming.opcode.number(), incoming.request, &error);
+            }
         };
         let mut reply = GetManyAnswer::begin(&mut self.outbound, incoming.request, transaction.read_version());
         for key in &keys {
@@ -249,6 +288,7 @@ impl Session {
             }
         }
         reply.finish();
+        self.transactions.weigh(id);
     }
 
     /// Commits: closes open scans, then answers at once if nothing was written, else asks the committer.
