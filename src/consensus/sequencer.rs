@@ -59,7 +59,7 @@ impl<T: Send + 'static> Group<T> {
         observe: Observe,
         failed: Box<dyn FnOnce(Failed) + Send>,
     ) -> (Group<T>, Task) {
-        Group::start_with(env, machine, observe, failed, Hooks::default())
+        Group::start_with(env, machine, observe, failed, Hooks::none())
     }
 
     fn start_with<M: StateMachine<Outcome = T>>(
@@ -170,11 +170,13 @@ impl<M: StateMachine> Sequencer<M> {
 }
 
 #[cfg(not(feature = "testing"))]
-#[derive(Default)]
 struct Hooks;
 
 #[cfg(not(feature = "testing"))]
 impl Hooks {
+    fn none() -> Hooks {
+        Hooks
+    }
     fn local_reads(&self) -> bool {
         true
     }
@@ -210,7 +212,6 @@ mod testing {
     use crate::types::Term;
 
     /// What the sequencer consults. Without a [`Faults`] handle it says what a good day does.
-    #[derive(Default)]
     pub(super) struct Hooks(Option<Arc<Mutex<Script>>>);
 
     #[derive(Default)]
@@ -267,6 +268,10 @@ mod testing {
     }
 
     impl Hooks {
+        pub(super) fn none() -> Hooks {
+            Hooks(None)
+        }
+
         pub(super) fn local_reads(&self) -> bool {
             self.0.as_ref().is_none_or(|script| !script.lock().remote_reads)
         }
