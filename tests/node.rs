@@ -8,7 +8,7 @@ mod rig;
 
 use bytes::Bytes;
 use quantadb::{
-    node::{Body, HistoryOptions, ReadRefusal, Refusal, Work},
+    node::{Batch, Body, HistoryOptions, Item, ReadRefusal, Refusal, Work},
     storage::Engine,
     testing::faults::{Call, FaultyEngine},
     txn::{AtomicOp, Mutation, Record},
@@ -27,9 +27,8 @@ fn an_entry_refused_in_mid_pipeline_takes_those_behind_it_with_it() {
     let before = rig.put("before", b"1");
     let before = rig.version(before);
     rig.faults.hold();
-    let handed = rig.handed();
     let (a, b, c) = (rig.put("a", b"1"), rig.put("b", b"2"), rig.put("c", b"3"));
-    rig.until_handed(handed + 3);
+    rig.until_held(3);
     rig.faults.refuse(&[false, true, false]);
     rig.faults.release();
     assert_eq!(rig.version(a), before.next());
@@ -48,9 +47,8 @@ fn what_was_in_flight_and_is_lost_is_unknown_and_nothing_seen_on_it_leaves() {
         let mut rig = Rig::start();
         let transaction = rig.begin();
         rig.faults.hold();
-        let handed = rig.handed();
         let put = rig.put("a", b"1");
-        rig.until_handed(handed + 1);
+        rig.until_held(1);
         let conflict = rig.commit(reads_and_puts(transaction, "a", "b"));
         let failed = rig.evaluate(None, put_if_absent("a", b"2"));
         rig.until_evaluated(1);
@@ -69,9 +67,8 @@ fn a_new_term_goes_on_from_what_was_applied_of_the_old() {
     let mut rig = Rig::start();
     let transaction = rig.begin();
     rig.faults.hold();
-    let handed = rig.handed();
     let (a, b) = (rig.put("a", b"1"), rig.put("b", b"2"));
-    rig.until_handed(handed + 2);
+    rig.until_held(2);
     rig.faults.new_term(1);
     assert_eq!(rig.answer(a), Err(Refusal::Unknown));
     assert_eq!(rig.answer(b), Err(Refusal::Unknown));
@@ -88,9 +85,8 @@ fn a_new_term_goes_on_from_what_was_applied_of_the_old() {
 fn stepping_down_refuses_and_leading_again_recovers() {
     let mut rig = Rig::start();
     rig.faults.hold();
-    let handed = rig.handed();
     let held = rig.put("a", b"1");
-    rig.until_handed(handed + 1);
+    rig.until_held(1);
     rig.faults.step_down();
     assert_eq!(rig.answer(held), Err(Refusal::Unknown));
     until(|| !rig.node.metrics().leading.load(Ordering::SeqCst));
@@ -111,9 +107,8 @@ fn a_failing_machine_answers_unknown_and_stops() {
     faulty.fail(Call::Apply, 1);
     let transaction = rig.begin();
     rig.faults.hold();
-    let handed = rig.handed();
     let put = rig.put("a", b"1");
-    rig.until_handed(handed + 1);
+    rig.until_held(1);
     let conflict = rig.commit(reads_and_puts(transaction, "a", "b"));
     rig.faults.release();
     assert_eq!(rig.answer(put), Err(Refusal::Unknown));
@@ -133,9 +128,8 @@ fn a_failing_machine_answers_unknown_and_stops() {
 fn a_one_shot_sees_commits_in_flight_and_waits_for_them() {
     let mut rig = Rig::start();
     rig.faults.hold();
-    let handed = rig.handed();
     let put = rig.put("a", b"1");
-    rig.until_handed(handed + 1);
+    rig.until_held(1);
     let look = rig.evaluate(None, look("a"));
     let rejected = rig.evaluate(None, put_if_absent("a", b"2"));
     let written = rig.evaluate(None, put_if_absent("b", b"3"));
@@ -203,7 +197,7 @@ fn a_duplicate_waits_for_the_attempt_in_flight_and_hears_the_same() {
     rig.faults.hold();
     let handed = rig.handed();
     let original = add(&mut rig, first(pair));
-    rig.until_handed(handed + 1);
+    rig.until_held(1);
     let (duplicate, asked) = (add(&mut rig, again(pair)), rig.outcome(pair));
     rig.faults.release();
     let result = rig.answer(original);
@@ -222,9 +216,8 @@ fn a_lost_attempt_leaves_its_retry_unknown_and_its_question_open() {
     let mut rig = Rig::start();
     let pair = pair(1, Version(0));
     rig.faults.hold();
-    let handed = rig.handed();
     let original = rig.put_keyed(first(pair), "a", b"1");
-    rig.until_handed(handed + 1);
+    rig.until_held(1);
     let (retry, asked) = (rig.put_keyed(again(pair), "a", b"1"), rig.outcome(pair));
     rig.faults.new_term(1);
     assert_eq!(rig.answer(original), Err(Refusal::Unknown));
@@ -241,9 +234,8 @@ fn a_fence_keeps_a_late_commit_out() {
     let mut rig = Rig::start();
     let pair = pair(1, Version(0));
     rig.faults.hold();
-    let handed = rig.handed();
     let asked = rig.outcome(pair);
-    rig.until_handed(handed + 1);
+    rig.until_held(1);
     let (late, asked_too) = (rig.put_keyed(first(pair), "a", b"1"), rig.outcome(pair));
     rig.faults.release();
     assert_eq!(rig.answer(asked).unwrap().body, Body::Outcome(Some(Record::Never)));
@@ -348,13 +340,12 @@ fn a_question_that_waits_while_the_floor_passes_its_pair_hears_that_it_expired()
         rig.clock.put_forward(Duration::from_secs(2));
     }
     rig.faults.hold();
-    let handed = rig.handed();
     let request = rig.put_keyed(first(old), "a", b"1");
-    rig.until_handed(handed + 1);
+    rig.until_held(1);
     let (asked, repeated) = (rig.outcome(old), rig.put_keyed(again(old), "a", b"1"));
     rig.clock.put_forward(Duration::from_secs(20));
     let raises = rig.put("b", b"2");
-    rig.until_handed(handed + 2);
+    rig.until_held(2);
     rig.faults.release();
     rig.version(raises);
     rig.version(request);
@@ -444,9 +435,8 @@ fn what_waits_past_its_deadline_is_not_begun() {
     made.options.committer.pipeline_entries_max = 1;
     let mut rig = Rig::start_with(made);
     rig.faults.hold();
-    let handed = rig.handed();
     let (held, built) = (rig.put("a", b"1"), rig.put("b", b"2"));
-    rig.until_handed(handed + 1);
+    rig.until_held(1);
     let deadline = rig.now() + Duration::from_secs(5);
     let (block, work) = single(Mutation::Put { key: &key("c"), value: b"3" });
     let late = rig.send_until(deadline, None, block, work).unwrap();
@@ -459,12 +449,29 @@ fn what_waits_past_its_deadline_is_not_begun() {
 }
 
 #[test]
+fn what_waits_behind_a_slow_decision_past_its_deadline_is_not_begun() {
+    let mut rig = Rig::start();
+    let clock = Arc::clone(&rig.clock);
+    let slow: quantadb::node::Evaluation = Box::new(move |_| {
+        clock.put_forward(Duration::from_secs(10));
+        Ok(Bytes::new())
+    });
+    let deadline = rig.now() + Duration::from_secs(5);
+    let item = |request, evaluation| Item { request, deadline, keyed: None, work: Work::Evaluate(evaluation) };
+    let items = vec![item(1_000, slow), item(1_001, put_if_absent("a", b"1"))];
+    let batch = Batch { mailbox: Arc::clone(&rig.mailbox), block: Bytes::new(), items };
+    rig.node.submit(batch).unwrap();
+    assert!(rig.answer(1_000).is_ok());
+    assert_eq!(rig.answer(1_001), Err(Refusal::Expired));
+    assert_eq!(rig.stored("a"), None);
+}
+
+#[test]
 fn stopping_answers_what_was_accepted() {
     let mut rig = Rig::start();
     rig.faults.hold();
-    let handed = rig.handed();
     let requests: Vec<u64> = (0..20).map(|_| rig.put("a", b"1")).collect();
-    rig.until_handed(handed + 8);
+    rig.until_held(8);
     rig.faults.release();
     rig.block_on(rig.node.stop());
     for request in requests {

@@ -138,6 +138,7 @@ impl<M: StateMachine> Sequencer<M> {
         self.faults(held)?;
         if self.hooks.holds() {
             held.push(message);
+            self.hooks.note_held(held.len());
             return Ok(());
         }
         self.carry_out(message)
@@ -186,6 +187,7 @@ impl Hooks {
     fn refuses(&self) -> bool {
         false
     }
+    fn note_held(&self, _count: usize) {}
 }
 
 #[cfg(not(feature = "testing"))]
@@ -220,6 +222,7 @@ mod testing {
         hold: bool,
         command: Option<Command>,
         remote_reads: bool,
+        held: usize,
     }
 
     enum Command {
@@ -245,6 +248,12 @@ mod testing {
         /// Takes proposals and read confirmations without carrying them out, until [`Faults::release`].
         pub fn hold(&self) {
             self.script.lock().hold = true;
+        }
+
+        /// How many proposals and read confirmations are held now.
+        #[must_use]
+        pub fn held(&self) -> usize {
+            self.script.lock().held
         }
 
         /// Carries out what is held, in order, and goes on.
@@ -282,6 +291,14 @@ mod testing {
 
         pub(super) fn refuses(&self) -> bool {
             self.0.as_ref().is_some_and(|script| script.lock().refuse.pop().unwrap_or(false))
+        }
+    }
+
+    impl Hooks {
+        pub(super) fn note_held(&self, count: usize) {
+            if let Some(script) = &self.0 {
+                script.lock().held = count;
+            }
         }
     }
 
@@ -327,6 +344,7 @@ mod testing {
                 for message in held.drain(..) {
                     self.carry_out(message)?;
                 }
+                self.hooks.note_held(0);
             }
             Ok(())
         }

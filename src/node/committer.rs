@@ -38,6 +38,7 @@ use bytes::Bytes;
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, atomic::Ordering},
+    time::Duration,
     vec,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -51,12 +52,23 @@ const EXPECT_MAX: usize = 64;
 /// What the committer hears.
 pub(super) enum Input {
     Batch(Admitted),
-    Done { sequence: u64, fate: Fate<EntryResult> },
-    Confirmed { round: u64, confirmed: bool },
+    Done {
+        sequence: u64,
+        fate: Fate<EntryResult>,
+    },
+    Confirmed {
+        round: u64,
+        confirmed: bool,
+    },
     Leadership(Leadership),
     Failed(Failed),
+    /// Go on with what is queued.
+    Again,
     Stop(oneshot::Sender<()>),
 }
+
+/// How long decisions go on before answers that came meanwhile are heard and the clock is read again.
+const TURN_MAX: Duration = Duration::from_millis(5);
 
 /// Whether anything may be decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,6 +238,7 @@ impl Committer {
             Input::Confirmed { round, confirmed } => self.confirmed(round, confirmed),
             Input::Leadership(leadership) => self.leadership(leadership),
             Input::Failed(failed) => self.failed(&failed),
+            Input::Again => {}
             Input::Stop(stopped) => self.stopping = Some(stopped),
         }
     }
@@ -258,7 +271,13 @@ impl Committer {
             match queued.items.next() {
                 Some(item) => {
                     let (origin, block) = (Arc::clone(&queued.origin), queued.block.clone());
+                    // Only what looks first takes long enough to tell.
+                    let is_long = matches!(item.work, Work::Evaluate(_));
                     self.decide(&origin, &block, item);
+                    if is_long && self.env.now() - self.now > TURN_MAX {
+                        let _ = self.inbox.send(Input::Again);
+                        break;
+                    }
                 }
                 None => drop(self.queue.pop_front()),
             }

@@ -231,9 +231,9 @@ impl Rig {
         self.answer(request).expect("it is carried out").version
     }
 
-    /// Waits until this many entries have been handed over since the node started.
-    pub fn until_handed(&self, entries: u64) {
-        until(|| self.node.metrics().entries.load(Ordering::SeqCst) >= entries);
+    /// Waits until the group holds this many entries.
+    pub fn until_held(&self, entries: usize) {
+        until(|| self.faults.held() >= entries);
     }
 
     pub fn handed(&self) -> u64 {
