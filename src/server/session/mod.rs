@@ -268,10 +268,9 @@ impl Session {
         let mut block = std::mem::take(&mut self.inbound);
         let taken = self.take_frames(&block);
         if self.items.is_empty() {
-            if taken == block.len() && block.capacity() > INBOUND_KEEP_BYTES {
-                block = BytesMut::new();
-            } else if taken == block.len() {
+            if taken == block.len() {
                 block.clear();
+                give_back(&mut block, INBOUND_KEEP_BYTES);
             } else {
                 bytes::Buf::advance(&mut block, taken);
             }
@@ -357,9 +356,7 @@ impl Session {
                 }
             }
         }
-        if self.outbound.capacity() > OUTBOUND_KEEP_BYTES {
-            self.outbound = BytesMut::new();
-        }
+        give_back(&mut self.outbound, OUTBOUND_KEEP_BYTES);
         Ok(())
     }
 
@@ -468,6 +465,13 @@ impl Session {
     /// Whether replies pile up so that nothing more may be asked for.
     fn is_congested(&self) -> bool {
         self.unwritten() > self.shared.options.bytes_in_flight_max
+    }
+}
+
+/// Drops an empty buffer that is larger than `keep`, what was cut off its front included.
+fn give_back(buffer: &mut BytesMut, keep: usize) {
+    if buffer.try_reclaim(keep + 1) {
+        *buffer = BytesMut::new();
     }
 }
 
