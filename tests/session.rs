@@ -434,3 +434,21 @@ fn goaway_for_a_broken_frame_is_the_last_frame() {
     let answer = before.iter().find(|frame| frame.header.request_id == got).expect("what came before it is executed");
     assert!(matches!(answer.response(), Response::Get(reply) if reply.version >= version));
 }
+
+// spec: QP-TXN-020
+#[test]
+fn a_commit_behind_an_unknown_operation_commits_nothing() {
+    let server = HostedServer::start();
+    let mut connection = Connection::open(server.address());
+    let transaction = connection.begin(Isolation::Serializable);
+    let _ = connection.call_in(transaction, RequestBody::Put { key: &key("a"), value: b"1" }).response();
+    connection.queue(Kind::Request, 0, 0x7777, 1_000, |out| out.put_slice(b"whatever it means"));
+    connection.flush();
+    assert_eq!(connection.receive().error().code, ErrorCode::UNKNOWN_OPCODE);
+    let mut commit = Request::new(RequestBody::Commit);
+    commit.tags.transaction = Some(transaction);
+    connection.queue(Kind::Request, 0, commit.opcode().number(), 1_001, |out| commit.encode(out));
+    connection.flush();
+    let error = connection.receive().error();
+    assert_eq!((error.code, error.cause), (ErrorCode::PRIOR_FAILED, Some(ErrorCode::UNKNOWN_OPCODE)));
+}

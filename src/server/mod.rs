@@ -130,10 +130,10 @@ impl Server {
         debug!(log, "connection accepted");
         let control = Arc::new(Control::default());
         let session = Session::new(Box::new(stream), Arc::clone(&self.shared), Arc::clone(&control), log, id);
-        let ended = ended.clone();
+        let farewell = Farewell { id, ended: ended.clone() };
         let task = self.shared.env.spawn("session", async move {
+            let _farewell = farewell;
             session.run().await;
-            let _ = ended.send(id);
         });
         sessions.insert(id, Running { task, control });
         add(&self.shared.metrics.connections_total, 1);
@@ -165,6 +165,19 @@ impl Server {
         for mut running in sessions.into_values().map(|running| running.task) {
             running.abort();
         }
+    }
+}
+
+/// Says that a session has ended, however it did.
+struct Farewell {
+    id: u64,
+    ended: mpsc::UnboundedSender<u64>,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        // Nobody listens any more once the server itself has ended.
+        let _ = self.ended.send(self.id);
     }
 }
 

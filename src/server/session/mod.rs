@@ -394,10 +394,10 @@ impl Session {
             return self.go_away(ErrorCode::IDLE_TIMEOUT, "nothing was heard for too long");
         }
         self.expire_requests();
-        self.expire_streams();
         for (id, expired) in self.transactions.expire(self.now) {
             self.close_streams_of(id, &expired);
         }
+        self.expire_streams();
     }
 
     /// The server is shutting down: says so once, and accepts nothing more.

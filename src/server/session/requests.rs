@@ -365,7 +365,8 @@ pub(super) fn of_attempt(error: WireError, opcode: u16, payload: &[u8]) -> WireE
 /// have the shape of its opcode.
 fn transaction_of(opcode: u16, payload: &[u8]) -> Result<Option<u64>, ()> {
     let mut reader = Reader::new(payload);
-    let Some(opcode) = Opcode::from_number(opcode) else { return Ok(None) };
+    // Of an operation that is not known nobody can say where its tags begin.
+    let opcode = Opcode::from_number(opcode).ok_or(())?;
     if !opcode.tags().has(Tag::TRANSACTION) {
         return Ok(None);
     }

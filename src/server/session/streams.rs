@@ -297,8 +297,10 @@ impl Session {
     pub(super) fn expire_streams(&mut self) {
         let now = self.now;
         let idle_max = self.shared.options.transaction_idle_max;
-        // What nobody grants credit pins its version all the same.
-        let is_idle = |stream: &Stream| !stream.count_only && now - stream.told >= idle_max;
+        // What nobody grants credit pins its version all the same. In a transaction it is the transaction that does, and
+        // that has ages of its own.
+        let is_idle =
+            |stream: &Stream| stream.transaction.is_none() && !stream.count_only && now - stream.told >= idle_max;
         let is_late = |stream: &&Stream| stream.deadline.is_some_and(|deadline| deadline <= now) || is_idle(stream);
         let requests: Vec<u64> = self.streams.iter().filter(is_late).map(|stream| stream.request).collect();
         for request in requests {
