@@ -526,24 +526,3 @@ async fn a_transaction_goes_on_after_a_scan_of_it_was_dropped() {
     assert_eq!(tx.count(..).await.unwrap(), 5_001);
     tx.commit().await.unwrap();
 }
-
-#[tokio::test]
-async fn the_operations_have_the_numbers_that_the_server_gives_them() {
-    let ours = [
-        AtomicOp::Add,
-        AtomicOp::Min,
-        AtomicOp::Max,
-        AtomicOp::And,
-        AtomicOp::Or,
-        AtomicOp::Xor,
-        AtomicOp::ByteMin,
-        AtomicOp::ByteMax,
-        AtomicOp::Append,
-        AtomicOp::CompareAndDelete,
-    ];
-    let name = |number: u8| quantadb::txn::AtomicOp::from_u8(number).map(|op| format!("{op:?}"));
-    for op in ours {
-        assert_eq!(name(op as u8), Some(format!("{op:?}")));
-    }
-    assert_eq!(quantadb::txn::AtomicOp::ALL.len(), ours.len());
-}

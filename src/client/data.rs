@@ -49,35 +49,6 @@ pub struct Applied {
     pub result: Bytes,
 }
 
-/// A change of a value that never fails, whatever the old value is.
-///
-/// Integer operations read the old value and the operand as the last eight bytes, big-endian, two's complement, and write
-/// eight bytes. Bitwise ones fill the shorter side with zero bytes on the right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum AtomicOp {
-    /// The sum, modulo 2^64. Gives the new value.
-    Add = 1,
-    /// The lesser signed integer. Gives the new value.
-    Min = 2,
-    /// The greater signed integer. Gives the new value.
-    Max = 3,
-    /// Bitwise and. Gives the new value.
-    And = 4,
-    /// Bitwise or. Gives the new value.
-    Or = 5,
-    /// Bitwise exclusive or. Gives the new value.
-    Xor = 6,
-    /// The bytewise lesser of the two. Gives the new value.
-    ByteMin = 7,
-    /// The bytewise greater of the two. Gives the new value.
-    ByteMax = 8,
-    /// The old value with the operand behind it. Gives the length afterwards, eight bytes.
-    Append = 9,
-    /// Deletes the key if its value equals the operand. Gives one byte: 1 if it did.
-    CompareAndDelete = 10,
-}
-
 /// A range of keys: start included, end not.
 ///
 /// Made from the standard ranges over anything that is bytes, or by name.

@@ -1,9 +1,10 @@
 //! A whole transaction in one message: conditions, and what to do if they hold or not.
 
 use super::call::Nature;
-use super::data::{AtomicOp, KeyRange, Row, Value, checked_value, full_key, keep, row_of, value_of};
+use super::data::{KeyRange, Row, Value, checked_value, full_key, keep, row_of, value_of};
 use super::error::Error;
 use super::keyspace::Keyspace;
+use crate::types::AtomicOp;
 use crate::types::limits::{EXECUTE_ITEMS_MAX, TRANSACTION_BYTES_MAX};
 use crate::types::{KeyspaceId, Version};
 use crate::wire::{self, ErrorCode, ExecuteReply, ListBuf, RequestBody, Test};

@@ -1,7 +1,7 @@
 //! The handle that everything begins with.
 
 use super::call::Nature;
-use super::data::{Applied, AtomicOp, Deleted, KeyRange, Value};
+use super::data::{Applied, Deleted, KeyRange, Value};
 use super::error::Error;
 use super::execute::{Execute, Executed};
 use super::keyspace::Keyspace;
@@ -11,6 +11,7 @@ use super::options::{CallOptions, ClientOptions};
 use super::scan::Scan;
 use super::transaction::Transaction;
 use crate::env::{Moment, Task};
+use crate::types::AtomicOp;
 use crate::types::limits::KEYSPACE_NAME_BYTES_MAX;
 use crate::types::{ClusterId, IdempotencyPair, Isolation, KeyspaceId, NodeId, Term, Version};
 use crate::wire::{

@@ -1,11 +1,12 @@
 //! Reading and writing one keyspace, a request at a time.
 
 use super::call::Nature;
-use super::data::{Applied, AtomicOp, Deleted, KeyRange, Value, checked_value, full_key, integer, keep, value_of};
+use super::data::{Applied, Deleted, KeyRange, Value, checked_value, full_key, integer, keep, value_of};
 use super::error::Error;
 use super::handle::Client;
 use super::options::CallOptions;
 use super::scan::Scan;
+use crate::types::AtomicOp;
 use crate::types::limits::GET_MANY_KEYS_MAX;
 use crate::types::{KeyspaceId, Version};
 use crate::wire::{

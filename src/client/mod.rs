@@ -61,8 +61,9 @@ mod waiters;
 #[cfg(test)]
 mod tests;
 
+pub use crate::types::AtomicOp;
 pub use connector::{Connector, Socket};
-pub use data::{Applied, AtomicOp, Deleted, KeyRange, Row, Value};
+pub use data::{Applied, Deleted, KeyRange, Row, Value};
 pub use error::{Error, ErrorKind};
 pub use execute::{Execute, Executed, Op, OpResult};
 pub use handle::{Client, CommitOutcome, Counter, Status};

@@ -2,7 +2,7 @@
 
 use super::call::deadline_ms;
 use super::connection::{Connection, Posting};
-use super::data::{AtomicOp, Deleted, KeyRange, Value, checked_value, full_key, keep, value_of};
+use super::data::{Deleted, KeyRange, Value, checked_value, full_key, keep, value_of};
 use super::error::Error;
 use super::handle::{Client, CommitOutcome};
 use super::keyspace::{Keyspace, key_batch, take_values};
@@ -11,6 +11,7 @@ use super::options::CallOptions;
 use super::scan::Scan;
 use super::waiters::{Cancelling, Failure, Sink};
 use crate::env::Moment;
+use crate::types::AtomicOp;
 use crate::types::limits::SAVEPOINT_NAME_BYTES_MAX;
 use crate::types::{IdempotencyPair, Isolation, KeyspaceId, Version};
 use crate::wire::{

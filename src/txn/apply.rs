@@ -9,12 +9,12 @@
 use super::{
     entry::{self, EntryError, Item},
     idempotency::{self, Record, Recorded},
-    mutation::{self, AtomicOp, Change, Mutation},
+    mutation::{self, Change, Mutation},
 };
 use crate::{
     encoding::Reader,
     storage::{self, Applied, Engine, Write},
-    types::{FullKey, IdempotencyPair, KeyRange, Term, Version},
+    types::{AtomicOp, FullKey, IdempotencyPair, KeyRange, Term, Version},
 };
 use bytes::Bytes;
 use std::{collections::HashMap, ops::ControlFlow, sync::Arc};

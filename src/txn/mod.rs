@@ -29,10 +29,11 @@ pub mod scan;
 pub mod transaction;
 pub mod write_buffer;
 
+pub use crate::types::AtomicOp;
 pub use apply::{ApplyError, EntryResult, apply, read_record};
 pub use entry::{EntryBuilder, EntryError, EntryHeader, Item};
 pub use idempotency::{Record, Recorded};
-pub use mutation::{AtomicOp, Change, Effect, Mutation, MutationError, Mutations, evaluate};
+pub use mutation::{Change, Effect, Mutation, MutationError, Mutations, evaluate};
 pub use read_set::{ReadKind, ReadSet};
 pub use resolver::{Conflict, Resolver, ResolverOptions};
 pub use scan::{ReadRow, Step, TransactionScan, Visit};

@@ -18,7 +18,8 @@
 //! It neither checks conflicts nor knows time; a maximum age is its owner's business.
 
 use super::{
-    mutation::{AtomicOp, Mutation, MutationError},
+    AtomicOp,
+    mutation::{Mutation, MutationError},
     read_set::{ReadKind, ReadSet},
     scan::{ReadRow, TransactionScan, Visit},
     write_buffer::{Mark, Overlay, WriteBuffer},

@@ -15,7 +15,10 @@
 //! A savepoint is a [`Mark`]; [`WriteBuffer::truncate`] takes back exactly what came after it. A scan keeps a
 //! [`FrozenOverlay`] of its range, and the transaction goes on; keys and values are shared with it, not copied.
 
-use super::mutation::{AtomicOp, Change, Mutation, evaluate};
+use super::{
+    AtomicOp,
+    mutation::{Change, Mutation, evaluate},
+};
 use crate::{encoding::Reader, types::KeyRange};
 use bytes::{Bytes, BytesMut};
 use std::{borrow::Cow, collections::BTreeMap, ops::Bound, sync::Arc};

@@ -2,9 +2,11 @@
 //!
 //! Everything here is plain data. Nothing reads a clock, allocates without a bound, or knows of any other floor.
 
+mod atomic;
 mod full_key;
 pub mod limits;
 
+pub use atomic::AtomicOp;
 pub use full_key::{FullKey, KeyRange, key_after, split_full_key};
 
 use std::fmt;
