@@ -49,6 +49,10 @@ const TAKE_MAX: usize = 256;
 /// How many keys of a batch are asked for ahead; more would push each other out of the nearest cache.
 const EXPECT_MAX: usize = 64;
 
+/// The least and the most room that an entry begins with.
+const ENTRY_BYTES_LEAST: usize = 1024;
+const ENTRY_BYTES_MOST: usize = 256 * 1024;
+
 /// What the committer hears.
 pub(super) enum Input {
     Batch(Admitted),
@@ -153,6 +157,8 @@ pub(super) struct Committer {
     /// The last version known to be applied.
     pub(super) applied: Version,
     next_sequence: u64,
+    /// How long the next entry is likely to be: as long as the last.
+    entry_bytes_likely: usize,
     settling: Vec<Deferred>,
     unconfirmed: Vec<Deferred>,
     confirming: VecDeque<(u64, Vec<Deferred>)>,
@@ -193,6 +199,7 @@ impl Committer {
             memory_left: 0,
             memory_max: 0,
             next_sequence: 1,
+            entry_bytes_likely: ENTRY_BYTES_LEAST,
             settling: Vec::new(),
             unconfirmed: Vec::new(),
             confirming: VecDeque::new(),
@@ -307,9 +314,9 @@ impl Committer {
     /// The entry being built, begun if there is none.
     pub(super) fn building(&mut self) -> &mut Building {
         let (next, floor) = (self.next_version, self.expiry.floor());
-        let (clock_ms, capacity) = (&self.env, self.options.entry_bytes_max.min(64 * 1024));
+        let (env, capacity) = (&self.env, self.entry_bytes_likely);
         self.building.get_or_insert_with(|| Building {
-            builder: EntryBuilder::new(next, clock_ms.wall_ms(), floor, capacity),
+            builder: EntryBuilder::new(next, env.wall_ms(), floor, capacity),
             groups: Vec::new(),
             pairs: Vec::new(),
         })
@@ -333,6 +340,7 @@ impl Committer {
         self.metrics.entries.fetch_add(1, Ordering::Relaxed);
         self.metrics.commits.fetch_add(u64::from(building.builder.count()), Ordering::Relaxed);
         let entry = building.builder.finish();
+        self.entry_bytes_likely = entry.len().next_power_of_two().clamp(ENTRY_BYTES_LEAST, ENTRY_BYTES_MOST);
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         self.in_flight.push(sequence, entry.clone());
