@@ -452,3 +452,20 @@ fn a_commit_behind_an_unknown_operation_commits_nothing() {
     let error = connection.receive().error();
     assert_eq!((error.code, error.cause), (ErrorCode::PRIOR_FAILED, Some(ErrorCode::UNKNOWN_OPCODE)));
 }
+
+/// Found by the fuzzer: the count of a DELETE_RANGE was given to an EXECUTE under the same pair, as if it were results.
+#[test]
+fn a_pair_used_for_two_kinds_of_one_shot_is_refused_the_second_time() {
+    let server = HostedServer::start();
+    let mut connection = Connection::open(server.address());
+    let seen = put(&mut connection, "a", "1");
+    let range = RangeRef { keyspace: KeyspaceId::DEFAULT, start: b"", end: None };
+    let mut request = Request::new(RequestBody::DeleteRange { range });
+    request.tags.idempotency = Some(IdempotencyPair { key: [1; 16], seen });
+    assert_eq!(connection.call(&request).header.kind, Kind::Response);
+    let execute = Execute { conditions: List::EMPTY, then_ops: List::EMPTY, else_ops: List::EMPTY };
+    let mut other = Request::new(RequestBody::Execute(execute));
+    other.tags = request.tags;
+    assert_eq!(connection.error_of(&other), ErrorCode::MALFORMED);
+    assert_eq!(connection.call(&request).header.kind, Kind::Response);
+}

@@ -11,10 +11,10 @@ use crate::{
     types::{FullKey, KeyRange, Version, limits},
     wire::{
         Condition, DeleteRangeReply, ErrorCode, Execute, ExecuteReply, Field, Found, List, ListBuf, Op, OpResult,
-        OpenKeyspaceReply, Row, Test, VersionReply, WireError,
+        Opcode, OpenKeyspaceReply, Row, Test, VersionReply, WireError,
     },
 };
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use std::ops::ControlFlow;
 
 fn reject(error: WireError) -> EvaluationError {
@@ -30,11 +30,26 @@ fn overgrown(error: Overgrown) -> EvaluationError {
     })
 }
 
-/// A reply without its version, which the session puts in front.
-fn without_version(reply: &BytesMut) -> Bytes {
+/// What an evaluation answers, and what the record of its pair keeps: the opcode that it answers, then the reply without
+/// its version. The opcode stands in it because a pair that is used for another kind of request must not be answered with
+/// bytes that mean something else there.
+fn answer(opcode: Opcode, reply: &BytesMut) -> Bytes {
     let mut version = BytesMut::new();
     VersionReply { version: Version::ZERO }.encode(&mut version);
-    Bytes::copy_from_slice(&reply[version.len()..])
+    let mut answer = BytesMut::with_capacity(2 + reply.len());
+    answer.put_u16(opcode.number());
+    answer.put_slice(&reply[version.len()..]);
+    answer.freeze()
+}
+
+/// The reply in an answer, without its version, if it answers this kind of request.
+pub(super) fn answered(opcode: Opcode, answer: &[u8]) -> Option<&[u8]> {
+    answer.strip_prefix(&opcode.number().to_be_bytes())
+}
+
+/// The reply in an answer, whatever it answers.
+pub(super) fn answered_any(answer: &Bytes) -> Bytes {
+    answer.slice(answer.len().min(2)..)
 }
 
 /// DELETE_RANGE: deletes what is there at its place in the order.
@@ -43,7 +58,7 @@ pub(super) fn delete_range(range: KeyRange) -> Evaluation {
         let deleted = delete_all(view, &range)?;
         let mut reply = BytesMut::new();
         DeleteRangeReply { version: Version::ZERO, deleted }.encode(&mut reply);
-        Ok(without_version(&reply))
+        Ok(answer(Opcode::DeleteRange, &reply))
     })
 }
 
@@ -68,7 +83,7 @@ pub(super) fn open_keyspace(name: String) -> Evaluation {
         let (keyspace, created) = catalog::find_or_create(view, &name, ErrorCode::BAD_NAME.0)?;
         let mut reply = BytesMut::new();
         OpenKeyspaceReply { version: Version::ZERO, keyspace, created }.encode(&mut reply);
-        Ok(without_version(&reply))
+        Ok(answer(Opcode::OpenKeyspace, &reply))
     })
 }
 
@@ -85,7 +100,7 @@ pub(super) fn execute(payload: Bytes) -> Evaluation {
         }
         let mut reply = BytesMut::with_capacity(16 + results.encoded_bytes());
         ExecuteReply { version: Version::ZERO, then: holds, results: results.as_list() }.encode(&mut reply);
-        Ok(without_version(&reply))
+        Ok(answer(Opcode::Execute, &reply))
     })
 }
 

@@ -3,7 +3,7 @@
 use super::{Session, reads::put_payload, requests::Outstanding};
 use crate::{
     node::{Body, Completion, Refusal, Reply},
-    server::errors,
+    server::{errors, evaluate},
     txn::{Record, Recorded},
     wire::{
         AtomicReply, Blob, CommitReply, ErrorCode, ListBuf, Opcode, OutcomeReply, OutcomeState, VersionReply, WireError,
@@ -58,6 +58,7 @@ impl Session {
                 self.respond(opcode, request, |out| VersionReply { version: reply.version }.encode(out));
             }
             Encoded::Written(write) => self.respond(opcode, request, |out| write(out, reply)),
+            Encoded::Evaluated => self.respond(opcode, request, |out| put_evaluated(out, opcode, reply)),
             Encoded::Mismatch => {
                 let error = errors::of_refusal(Refusal::PairReused, outstanding.keyed, outstanding.retried);
                 self.respond_error(opcode.number(), request, &error);
@@ -70,6 +71,8 @@ enum Encoded {
     /// The version alone.
     Version,
     Written(fn(&mut BytesMut, &Reply)),
+    /// What an evaluation answered.
+    Evaluated,
     /// The reply is of another kind of request: the pair was used twice.
     Mismatch,
 }
@@ -81,9 +84,7 @@ fn encode(opcode: Opcode, reply: &Reply) -> Encoded {
         (Opcode::Atomic, Body::Empty | Body::Results(_)) => Encoded::Written(put_atomic),
         (Opcode::Commit, Body::Empty | Body::Results(_)) => Encoded::Written(put_commit),
         (Opcode::Outcome, Body::Outcome(_)) => Encoded::Written(put_outcome),
-        (Opcode::DeleteRange | Opcode::Execute | Opcode::OpenKeyspace, Body::Payload(_)) => {
-            Encoded::Written(put_evaluated)
-        }
+        (_, Body::Payload(payload)) if evaluate::answered(opcode, payload).is_some() => Encoded::Evaluated,
         _ => Encoded::Mismatch,
     }
 }
@@ -102,9 +103,9 @@ fn put_commit(out: &mut BytesMut, reply: &Reply) {
     CommitReply { version: reply.version, results: list.as_list() }.encode(out);
 }
 
-fn put_evaluated(out: &mut BytesMut, reply: &Reply) {
+fn put_evaluated(out: &mut BytesMut, opcode: Opcode, reply: &Reply) {
     if let Body::Payload(payload) = &reply.body {
-        put_payload(out, reply.version, payload);
+        put_payload(out, reply.version, evaluate::answered(opcode, payload).unwrap_or_default());
     }
 }
 
@@ -121,7 +122,7 @@ fn put_outcome(out: &mut BytesMut, reply: &Reply) {
         Some(Record::Committed(version, recorded)) => {
             list = match recorded {
                 Recorded::Results(results) => list_of(results),
-                Recorded::Reply(reply) => list_of(std::slice::from_ref(reply)),
+                Recorded::Reply(reply) => list_of(&[evaluate::answered_any(reply)]),
                 Recorded::Dropped => ListBuf::new(),
             };
             OutcomeState::Committed { version: *version, results: Some(list.as_list()) }
