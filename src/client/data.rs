@@ -45,7 +45,7 @@ pub struct Deleted {
 pub struct Applied {
     /// The version that it created.
     pub version: Version,
-    /// What it gave; see [`AtomicOp`].
+    /// What it gave; see [`AtomicOp`](crate::types::AtomicOp).
     pub result: Bytes,
 }
 
