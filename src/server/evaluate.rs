@@ -1,7 +1,7 @@
 //! What looks before it writes, as functions over a view: one-shot transactions, delete-range, opening a keyspace.
 //!
 //! Each reads its request again from its own copy of the payload, for it runs later, in the committer's turn, and
-//! answers the reply's bytes behind the version.
+//! answers an opcode and the reply without its version; the session checks the one and puts the version before the other.
 
 use super::errors;
 use crate::{
