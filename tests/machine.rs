@@ -9,13 +9,17 @@ use quantadb::{
     txn::{
         ApplyError, AtomicOp, EntryBuilder, EntryError, EntryResult, Mutation, Record, Recorded, apply, read_record,
     },
-    types::{IdempotencyPair, KeyspaceId, Term, Version},
+    types::{IdempotencyPair, KeyspaceId, LogId, NodeId, Term, Version},
 };
 use quickcheck::{Arbitrary, Gen, QuickCheck};
 use std::{ops::ControlFlow, sync::Arc};
 
 fn engine(hash_seed: u64) -> Arc<dyn Engine> {
     Arc::new(MemoryEngine::new(MemoryOptions { bytes_max: 1 << 30, hash_seed }))
+}
+
+fn log_id(index: u64) -> LogId {
+    LogId { term: Term(1), leader: NodeId(1), index }
 }
 
 #[derive(Clone, Debug)]
@@ -137,10 +141,13 @@ impl Run {
                 let (body, _) = encode(&[Change::Put(0, vec![1])]);
                 hole.push_commit(1, &[&body], false);
                 self.index += 1;
-                let result = apply(&*self.engine, Term(1), self.index, &hole.finish()).unwrap();
+                let result = apply(&*self.engine, log_id(self.index), &hole.finish()).unwrap();
                 assert_eq!(result, EntryResult::Skipped { applied: before.version });
                 let after = self.engine.applied();
-                assert_eq!((after.version, after.chain, after.index), (before.version, before.chain, self.index));
+                assert_eq!(
+                    (after.version, after.chain, after.log_id),
+                    (before.version, before.chain, Some(log_id(self.index)))
+                );
             }
             Step::Commit(changes) => {
                 let (body, atomics) = encode(changes);
@@ -186,7 +193,7 @@ impl Run {
         let (count, entry) = (builder.count(), builder.finish());
         let before = self.engine.visible();
         self.index += 1;
-        let result = apply(&*self.engine, Term(1), self.index, &entry).unwrap();
+        let result = apply(&*self.engine, log_id(self.index), &entry).unwrap();
         let last = Version(before.0 + u64::from(count));
         let expected = EntryResult::Applied { first: before.next(), last, results: std::mem::take(&mut self.expected) };
         assert_eq!(result, expected);
@@ -239,7 +246,7 @@ fn a_different_result_or_entry_gives_another_hash() {
         let mut builder = EntryBuilder::new(Version(1), 0, Version::ZERO, 0);
         let (body, _) = encode(&[Change::Put(0, value.to_vec())]);
         builder.push_commit(1, &[&body], false);
-        apply(&*engine, Term(1), 1, &builder.finish()).unwrap();
+        apply(&*engine, log_id(1), &builder.finish()).unwrap();
         engine.applied().chain
     };
     assert_eq!(chain_of(b"a"), chain_of(b"a"));
@@ -254,18 +261,18 @@ fn records_below_the_floor_expire_with_the_entry_that_raises_it() {
     let (old, young) = (pair(1), pair(3));
     builder.push_fence(old);
     builder.push_fence(young);
-    apply(&*engine, Term(1), 1, &builder.finish()).unwrap();
+    apply(&*engine, log_id(1), &builder.finish()).unwrap();
     assert_eq!(read_record(&engine, old).unwrap(), Some(Record::Never));
     let mut builder = EntryBuilder::new(Version(3), 0, Version(2), 0);
     // Made in the very entry whose floor is above it: never kept.
     builder.push_fence(IdempotencyPair { key: [9; 16], seen: Version(1) });
-    apply(&*engine, Term(1), 2, &builder.finish()).unwrap();
+    apply(&*engine, log_id(2), &builder.finish()).unwrap();
     assert_eq!(engine.applied().idempotency_floor, Version(2));
     assert_eq!(read_record(&engine, old).unwrap(), None);
     assert_eq!(read_record(&engine, IdempotencyPair { key: [9; 16], seen: Version(1) }).unwrap(), None);
     assert_eq!(read_record(&engine, young).unwrap(), Some(Record::Never));
     let lower = EntryBuilder::new(Version(4), 0, Version(1), 0).finish();
-    apply(&*engine, Term(1), 3, &lower).unwrap();
+    apply(&*engine, log_id(3), &lower).unwrap();
     assert_eq!(engine.applied().idempotency_floor, Version(2), "a floor never goes down");
 }
 
@@ -274,7 +281,7 @@ fn the_clock_that_entries_carry_never_goes_back() {
     let engine = engine(1);
     for (index, clock_ms, expected) in [(1, 50, 50), (2, 20, 50), (3, 60, 60)] {
         let entry = EntryBuilder::new(Version(1), clock_ms, Version::ZERO, 0).finish();
-        apply(&*engine, Term(1), index, &entry).unwrap();
+        apply(&*engine, log_id(index), &entry).unwrap();
         assert_eq!(engine.applied().clock_ms, expected);
     }
 }
@@ -285,12 +292,12 @@ fn an_entry_that_cannot_be_read_fails_the_machine_and_changes_nothing() {
     let mut builder = EntryBuilder::new(Version(1), 0, Version::ZERO, 0);
     builder.push_commit(1, &[b"\x09nonsense"], false);
     let entry = builder.finish();
-    assert!(matches!(apply(&*engine, Term(1), 1, &entry), Err(ApplyError::Entry(EntryError::Mutation(_)))));
+    assert!(matches!(apply(&*engine, log_id(1), &entry), Err(ApplyError::Entry(EntryError::Mutation(_)))));
     for cut in 0..entry.len() {
-        assert!(apply(&*engine, Term(1), 1, &entry[..cut]).is_err());
+        assert!(apply(&*engine, log_id(1), &entry[..cut]).is_err());
     }
     let mut longer = EntryBuilder::new(Version(1), 0, Version::ZERO, 0).finish().to_vec();
     longer.push(0);
-    assert!(matches!(apply(&*engine, Term(1), 1, &longer), Err(ApplyError::Entry(EntryError::Read(_)))));
+    assert!(matches!(apply(&*engine, log_id(1), &longer), Err(ApplyError::Entry(EntryError::Read(_)))));
     assert_eq!(engine.visible(), Version::ZERO);
 }

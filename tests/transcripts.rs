@@ -49,7 +49,7 @@ impl Subject {
                 let version = Version(number(command, 0)?);
                 let writes: Result<Vec<_>, String> =
                     command.arguments[1..].iter().map(|word| write(version, word)).collect();
-                let applied = Applied { version, index: version.0, ..Applied::default() };
+                let applied = Applied { version, ..Applied::default() };
                 self.engine.apply(&writes?, applied).map_err(failed)?;
                 Ok(String::new())
             }

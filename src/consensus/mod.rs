@@ -17,7 +17,7 @@ mod sequencer;
 pub use sequencer::Faults;
 pub use sequencer::Group;
 
-use crate::types::{Term, Version};
+use crate::types::{LogId, Term, Version};
 use std::fmt;
 
 /// What consensus calls: applies entries in order.
@@ -25,8 +25,8 @@ pub trait StateMachine: Send + 'static {
     /// What an entry did.
     type Outcome: Send + 'static;
 
-    /// Applies the entry at `index`. An error is a failure of this machine: the group stops.
-    fn apply(&mut self, term: Term, index: u64, entry: &[u8]) -> Result<Self::Outcome, Failed>;
+    /// Applies the entry at `log_id`. An error is a failure of this machine: the group stops.
+    fn apply(&mut self, log_id: LogId, entry: &[u8]) -> Result<Self::Outcome, Failed>;
 
     /// The version applied last.
     fn applied_version(&self) -> Version;

@@ -6,7 +6,7 @@
 use super::{Confirm, Failed, Fate, Leadership, Observe, Respond, StateMachine};
 use crate::{
     env::{Env, Task},
-    types::Term,
+    types::{LogId, NodeId, Term},
 };
 use bytes::Bytes;
 use std::sync::{
@@ -134,6 +134,10 @@ impl<M: StateMachine> Sequencer<M> {
         (self.observe)(Leadership { term: self.term, ready: true, applied });
     }
 
+    fn log_id(&self) -> LogId {
+        LogId { term: self.term, leader: NodeId(1), index: self.index }
+    }
+
     fn message(&mut self, message: Message<M::Outcome>, held: &mut Vec<Message<M::Outcome>>) -> Result<(), Failed> {
         self.faults(held)?;
         if self.hooks.holds() {
@@ -150,7 +154,7 @@ impl<M: StateMachine> Sequencer<M> {
             Message::Propose { .. } if self.hooks.refuses() => self.refuse(message),
             Message::Propose { entry, respond, .. } => {
                 self.index += 1;
-                let outcome = self.machine.apply(self.term, self.index, &entry).inspect_err(|_| {
+                let outcome = self.machine.apply(self.log_id(), &entry).inspect_err(|_| {
                     self.shared.local_reads.store(false, Ordering::Release);
                 })?;
                 respond(Fate::Applied(outcome));
@@ -356,7 +360,7 @@ mod testing {
                         if applied_first > 0 && term == self.term {
                             applied_first -= 1;
                             self.index += 1;
-                            self.machine.apply(self.term, self.index, &entry)?;
+                            self.machine.apply(self.log_id(), &entry)?;
                         }
                         respond(Fate::Lost);
                     }

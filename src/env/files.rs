@@ -22,7 +22,15 @@ pub trait Files: Send + Sync {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes names in a directory durable.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
+    /// Takes the lock of a file, made if it is not there, for as long as the result lives; an error of kind `WouldBlock`
+    /// if another process has it.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
+    /// Bytes that may still be written to the file system of `path`.
+    fn available(&self, path: &Path) -> io::Result<u64>;
 }
+
+/// A lock, held until it is dropped.
+pub trait Lock: Send + Sync {}
 
 /// An open file.
 pub trait File: Send + Sync {
@@ -75,7 +83,35 @@ impl Files for RealFiles {
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
         fs::File::open(path)?.sync_all()
     }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(LockedFile { _file: file })),
+            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    #[cfg(not(feature = "full"))]
+    fn available(&self, _path: &Path) -> io::Result<u64> {
+        // A client stores nothing, and does without the crate that asks the system.
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    #[cfg(feature = "full")]
+    fn available(&self, path: &Path) -> io::Result<u64> {
+        let system = rustix::fs::statvfs(path)?;
+        Ok(system.f_bavail.saturating_mul(system.f_frsize))
+    }
 }
+
+/// The kernel lets go of the lock when the file is closed, and so when the process dies.
+struct LockedFile {
+    _file: fs::File,
+}
+
+impl Lock for LockedFile {}
 
 impl File for fs::File {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
@@ -122,6 +158,12 @@ mod tests {
         files.rename(&path, &directory.join("b")).expect("it is renamed");
         files.sync_directory(&directory).expect("the directory is synced");
         assert_eq!(files.list(&directory).expect("it is listed"), [PathBuf::from("b")]);
+        assert!(files.available(&directory).expect("it has a file system") > 0);
+        let lock = files.lock(&path).expect("nobody has it");
+        assert_eq!(files.lock(&path).err().map(|error| error.kind()), Some(io::ErrorKind::WouldBlock));
+        drop(lock);
+        assert!(files.lock(&path).is_ok());
+        files.remove(&path).expect("it is removed");
         assert_eq!(files.read(&directory.join("b")).expect("it is read"), b"\0\0he");
         files.remove(&directory.join("b")).expect("it is removed");
         fs::remove_dir(&directory).expect("it is empty");

@@ -7,7 +7,7 @@
 mod files;
 mod real;
 
-pub use files::{File, Files};
+pub use files::{File, Files, Lock};
 
 use std::{
     fmt,
@@ -53,6 +53,11 @@ pub trait Provider: Send + Sync + 'static {
     fn sleep_until(&self, when: Moment) -> BoxFuture<()>;
     /// Runs a future on its own. The returned task owns it.
     fn spawn(&self, name: &'static str, future: BoxFuture<()>) -> Task;
+    /// Runs a future on a thread of its own, for work that blocks or must not wait for other tasks. Aborted, it ends at its
+    /// next await. An environment of one thread runs it like any task.
+    fn spawn_on_thread(&self, name: &'static str, future: BoxFuture<()>) -> Task {
+        self.spawn(name, future)
+    }
     /// The files.
     fn files(&self) -> &dyn Files;
 }
@@ -118,6 +123,11 @@ impl Env {
     /// Runs a future on its own. Dropping the task aborts it; awaiting it waits for its end.
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) -> Task {
         self.0.spawn(name, Box::pin(future))
+    }
+
+    /// Runs a future on a thread of its own, where it may block. Dropping the task aborts it at its next await.
+    pub fn spawn_on_thread(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) -> Task {
+        self.0.spawn_on_thread(name, Box::pin(future))
     }
 
     /// Completes with what `future` gives, or with `None` at `when`.

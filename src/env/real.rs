@@ -4,8 +4,10 @@ use super::{BoxFuture, Files, Moment, Provider, Task, TaskError, files::RealFile
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     io::Read,
+    panic::AssertUnwindSafe,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+use tokio::sync::oneshot;
 
 /// The real environment.
 pub(super) struct Real {
@@ -62,8 +64,49 @@ impl Provider for Real {
         Task::new(end, move || abort.abort())
     }
 
+    fn spawn_on_thread(&self, name: &'static str, future: BoxFuture<()>) -> Task {
+        let (end, ended) = oneshot::channel();
+        let (abort, aborted) = oneshot::channel::<()>();
+        let body = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let result = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
+                let run = || runtime.block_on(unless(aborted, future));
+                std::panic::catch_unwind(AssertUnwindSafe(run)).map_err(|panic| panic_text(&*panic))
+            });
+            let _ = end.send(result);
+        };
+        let started = std::thread::Builder::new().name(name.into()).spawn(body);
+        let end = Box::pin(async move {
+            started.map_err(|error| TaskError::Panicked(format!("no thread: {error}")))?;
+            match ended.await {
+                Ok(Ok(true)) => Ok(()),
+                Ok(Ok(false)) | Err(_) => Err(TaskError::Aborted),
+                Ok(Err(text)) => Err(TaskError::Panicked(text)),
+            }
+        });
+        Task::new(end, move || {
+            // Whoever has ended does not listen any more.
+            let _ = abort.send(());
+        })
+    }
+
     fn files(&self) -> &dyn Files {
         &self.files
+    }
+}
+
+/// Runs `future` to its end (`true`), or until somebody sends the word to stop.
+async fn unless(aborted: oneshot::Receiver<()>, future: BoxFuture<()>) -> bool {
+    let aborted = async {
+        // A task that was detached, or dropped after its end, sends nothing: then nobody stops this.
+        if aborted.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = aborted => false,
+        () = future => true,
     }
 }
 
@@ -99,6 +142,27 @@ mod tests {
         drop(task);
         assert!(receiver.await.is_err());
         let panicked = env.spawn("panics", async { panic!("on purpose") }).await;
+        assert_eq!(panicked, Err(TaskError::Panicked("on purpose".into())));
+    }
+
+    #[tokio::test]
+    async fn a_thread_runs_beside_and_is_aborted_when_dropped() {
+        let env = Env::real();
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let task = env.spawn_on_thread("tells its name", async move {
+            let name = std::thread::current().name().map(str::to_owned);
+            drop(sender.send(name));
+        });
+        assert_eq!(receiver.await, Ok(Some("tells its name".into())));
+        assert_eq!(task.await, Ok(()));
+        let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+        let task = env.spawn_on_thread("holds a sender", async move {
+            std::future::pending::<()>().await;
+            drop(sender);
+        });
+        drop(task);
+        assert!(receiver.await.is_err());
+        let panicked = env.spawn_on_thread("panics", async { panic!("on purpose") }).await;
         assert_eq!(panicked, Err(TaskError::Panicked("on purpose".into())));
     }
 

@@ -5,7 +5,7 @@ use crate::{
     consensus::{Failed, StateMachine},
     storage::Engine,
     txn::{self, EntryResult},
-    types::{Term, Version},
+    types::{LogId, Version},
 };
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ pub(super) struct Machine {
 impl StateMachine for Machine {
     type Outcome = EntryResult;
 
-    fn apply(&mut self, term: Term, index: u64, entry: &[u8]) -> Result<EntryResult, Failed> {
-        let result = txn::apply(&*self.engine, term, index, entry).map_err(|error| Failed(error.to_string()))?;
+    fn apply(&mut self, log_id: LogId, entry: &[u8]) -> Result<EntryResult, Failed> {
+        let result = txn::apply(&*self.engine, log_id, entry).map_err(|error| Failed(error.to_string()))?;
         for _ in 0..TRIM_STEPS_PER_ENTRY {
             if !self.history.trim(&*self.engine) {
                 break;

@@ -29,7 +29,8 @@ pub(crate) use memory::prefetch;
 pub use memory::{MemoryEngine, MemoryOptions};
 pub use pins::{Pin, Pins};
 
-use crate::types::{KeyRange, Term, Version};
+use crate::types::{KeyRange, LogId, Version};
+use bytes::Bytes;
 use std::{ops::ControlFlow, sync::Arc};
 
 /// Why the engine refused.
@@ -79,10 +80,8 @@ pub struct Write<'a> {
 /// How far the store has come: moves in the same step as the batch that it belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Term of the last entry applied.
-    pub term: Term,
-    /// Log index of the last entry applied.
-    pub index: u64,
+    /// The last entry applied; `None` before the first.
+    pub log_id: Option<LogId>,
     /// The last version applied.
     pub version: Version,
     /// Hash over all entries and their results so far.
@@ -93,9 +92,28 @@ pub struct Applied {
     pub idempotency_floor: Version,
 }
 
+/// Whether the store can take more writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pressure {
+    /// It can.
+    #[default]
+    None,
+    /// What was written lately waits to be stored: writes must pause for a moment.
+    Behind,
+    /// The disk has less room than the reserve: writes must wait until there is room again.
+    DiskFull {
+        /// Bytes that the file system still has.
+        available: u64,
+        /// Bytes that must stay free.
+        reserve: u64,
+    },
+}
+
 /// What the engine holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
+    /// Whether it can take more.
+    pub pressure: Pressure,
     /// Bytes held, keys, values and overhead, as an upper estimate.
     pub bytes: u64,
     /// The bound that admission keeps `bytes` below.
@@ -161,6 +179,24 @@ pub trait Engine: Send + Sync + 'static {
     /// Applies one entry's writes, in version order, and moves the marker with them in one step: a reader sees all of
     /// it or nothing. Fails only for a failure of this machine.
     fn apply(&self, writes: &[Write<'_>], applied: Applied) -> Result<(), Error>;
+
+    /// Notes an entry that changes no key: a change of membership, in the encoding of whoever orders entries. Kept, stored
+    /// and given back with the marker.
+    fn apply_membership(&self, membership: Bytes, applied: Applied) -> Result<(), Error>;
+
+    /// The membership applied last; empty before the first.
+    fn membership(&self) -> Bytes;
+
+    /// How far what is stored has come: after a restart the store begins there, so the log is needed only above it. For a
+    /// store in memory, how far it has come.
+    fn stored(&self) -> Applied;
+
+    /// The membership as of [`Engine::stored`].
+    fn stored_membership(&self) -> Bytes;
+
+    /// Does a bounded piece of the work that storing needs: moves what was written lately to disk, or merges what is there.
+    /// Blocks; called from one thread of its own, again and again. Returns whether work is left.
+    fn maintain(&self) -> Result<bool, Error>;
 
     /// Raises the horizon to `target`, or to the oldest pin if that is lower, and gives back memory, a bounded amount of
     /// work at a time. Returns whether work is left.

@@ -17,6 +17,7 @@ use crate::{
     storage::{Applied, Engine, Error, Pin, Row, Scan, Usage, Write},
     types::Version,
 };
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -38,6 +39,8 @@ pub enum Call {
     PinAt,
     /// [`Engine::apply`]: nothing of the batch is applied.
     Apply,
+    /// [`Engine::maintain`].
+    Maintain,
     /// [`Engine::persist`].
     Persist,
     /// [`Engine::close`].
@@ -145,6 +148,28 @@ impl Engine for FaultyEngine {
         self.inner.apply(writes, applied)
     }
 
+    fn apply_membership(&self, membership: Bytes, applied: Applied) -> Result<(), Error> {
+        self.count(Call::Apply)?;
+        self.inner.apply_membership(membership, applied)
+    }
+
+    fn membership(&self) -> Bytes {
+        self.inner.membership()
+    }
+
+    fn stored(&self) -> Applied {
+        self.inner.stored()
+    }
+
+    fn stored_membership(&self) -> Bytes {
+        self.inner.stored_membership()
+    }
+
+    fn maintain(&self) -> Result<bool, Error> {
+        self.count(Call::Maintain)?;
+        self.inner.maintain()
+    }
+
     fn trim(&self, target: Version) -> bool {
         self.inner.trim(target)
     }
@@ -179,7 +204,7 @@ mod tests {
 
     fn put(engine: &FaultyEngine, version: u64) -> Result<(), Error> {
         let write = Write { version: Version(version), key: b"\0\0\0\x01k", value: Some(b"v") };
-        engine.apply(&[write], Applied { version: Version(version), index: version, ..Applied::default() })
+        engine.apply(&[write], Applied { version: Version(version), ..Applied::default() })
     }
 
     #[test]

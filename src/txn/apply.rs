@@ -14,7 +14,7 @@ use super::{
 use crate::{
     encoding::Reader,
     storage::{self, Applied, Engine, Write},
-    types::{AtomicOp, FullKey, IdempotencyPair, KeyRange, Term, Version},
+    types::{AtomicOp, FullKey, IdempotencyPair, KeyRange, LogId, Version},
 };
 use bytes::Bytes;
 use std::{collections::HashMap, ops::ControlFlow, sync::Arc};
@@ -53,12 +53,12 @@ pub enum EntryResult {
 /// Applies one entry and moves the marker with it.
 ///
 /// Cost: one pass over the entry, one lookup for each atomic operation, one write for each key of each item.
-pub fn apply<E: Engine + ?Sized>(engine: &E, term: Term, index: u64, bytes: &[u8]) -> Result<EntryResult, ApplyError> {
+pub fn apply<E: Engine + ?Sized>(engine: &E, log_id: LogId, bytes: &[u8]) -> Result<EntryResult, ApplyError> {
     let before = engine.applied();
     let mut reader = Reader::new(bytes);
     let header = entry::read_header(&mut reader)?;
     if header.first_version != before.version.next() {
-        engine.apply(&[], Applied { term, index, ..before })?;
+        engine.apply(&[], Applied { log_id: Some(log_id), ..before })?;
         return Ok(EntryResult::Skipped { applied: before.version });
     }
     let floor = before.idempotency_floor.max(header.idempotency_floor);
@@ -77,8 +77,7 @@ pub fn apply<E: Engine + ?Sized>(engine: &E, term: Term, index: u64, bytes: &[u8
         staged.expire(before.idempotency_floor, floor, last)?;
     }
     let applied = Applied {
-        term,
-        index,
+        log_id: Some(log_id),
         version: last,
         chain: chain(before.chain, bytes, &staged.results),
         clock_ms: before.clock_ms.max(header.clock_ms),

@@ -4,6 +4,7 @@ use crate::{
     storage::{Applied, Engine, Error, Pin, Pins, Row, Scan, Snapshot, Usage, Write},
     types::Version,
 };
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
@@ -105,6 +106,26 @@ impl Engine for NaiveEngine {
         }
         *self.applied.lock() = applied;
         Ok(())
+    }
+
+    fn apply_membership(&self, _membership: Bytes, applied: Applied) -> Result<(), Error> {
+        self.apply(&[], applied)
+    }
+
+    fn membership(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn stored(&self) -> Applied {
+        self.applied()
+    }
+
+    fn stored_membership(&self) -> Bytes {
+        self.membership()
+    }
+
+    fn maintain(&self) -> Result<bool, Error> {
+        Ok(false)
     }
 
     fn trim(&self, _: Version) -> bool {

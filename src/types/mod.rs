@@ -63,6 +63,25 @@ pub struct Term(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);
 
+/// The place of an entry in the log, and who put it there.
+///
+/// Ordered by term and leader before index, as Raft orders logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogId {
+    /// The term in which it was proposed.
+    pub term: Term,
+    /// Who led that term.
+    pub leader: NodeId,
+    /// Its index: the first entry of a log has index 0, and the log has no gap.
+    pub index: u64,
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.term.0, self.leader.0, self.index)
+    }
+}
+
 /// A cluster, named at random when it is formed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(pub [u8; 16]);

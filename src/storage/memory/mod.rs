@@ -26,8 +26,9 @@ mod tests;
 mod usage;
 mod writer;
 
-use super::{Applied, Engine, Error, Pin, Pins, Row, Scan, Usage, Write};
+use super::{Applied, Engine, Error, Pin, Pins, Pressure, Row, Scan, Usage, Write};
 use crate::types::Version;
+use bytes::Bytes;
 use node::{NODE_VALUE_BYTES_MAX, NodeRef};
 use order::{Keys, ORDER_KEY_BYTES_MAX, Order};
 use parking_lot::{Mutex, RwLock};
@@ -71,6 +72,7 @@ pub struct MemoryEngine {
     order: RwLock<Order>,
     /// Moves under its lock together with `visible`.
     marker: Mutex<Applied>,
+    membership: Mutex<Bytes>,
     writer: Mutex<Writer>,
     counters: Arc<Counters>,
     order_bytes: AtomicU64,
@@ -100,6 +102,7 @@ impl MemoryEngine {
             order_bytes: AtomicU64::new(order.bytes()),
             order: RwLock::new(order),
             marker: Mutex::default(),
+            membership: Mutex::default(),
             writer: Mutex::new(writer),
             counters,
             keys: AtomicU64::new(0),
@@ -315,6 +318,32 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    fn apply_membership(&self, membership: Bytes, applied: Applied) -> Result<(), Error> {
+        self.check_open()?;
+        let mut marker = self.marker.lock();
+        self.check_writes(&[], applied)?;
+        *marker = applied;
+        *self.membership.lock() = membership;
+        Ok(())
+    }
+
+    fn membership(&self) -> Bytes {
+        self.membership.lock().clone()
+    }
+
+    fn stored(&self) -> Applied {
+        self.applied()
+    }
+
+    fn stored_membership(&self) -> Bytes {
+        self.membership()
+    }
+
+    fn maintain(&self) -> Result<bool, Error> {
+        self.check_open()?;
+        Ok(false)
+    }
+
     fn trim(&self, target: Version) -> bool {
         let mut writer = self.writer.lock();
         let horizon = self.pins.raise_horizon(target.min(self.visible()));
@@ -327,6 +356,7 @@ impl Engine for MemoryEngine {
     fn usage(&self) -> Usage {
         let (pins, oldest) = self.pins.live();
         Usage {
+            pressure: Pressure::None,
             bytes: self.counters.bytes() + self.order_bytes.load(Ordering::Relaxed),
             bytes_max: self.bytes_max,
             history_bytes: self.counters.history(),

@@ -7,7 +7,7 @@ mod model;
 mod threads;
 
 use super::*;
-use crate::types::KeyRange;
+use crate::types::{KeyRange, LogId, NodeId, Term};
 
 pub(super) fn engine() -> MemoryEngine {
     MemoryEngine::new(MemoryOptions { bytes_max: 1 << 30, hash_seed: 7 })
@@ -20,10 +20,14 @@ pub(super) fn engine_with_hash_bits(mask: u64) -> MemoryEngine {
     engine
 }
 
-pub(super) fn apply(engine: &MemoryEngine, version: u64, writes: &[(&[u8], Option<&[u8]>)]) {
+pub(super) fn log_id(index: u64) -> LogId {
+    LogId { term: Term(2), leader: NodeId(1), index }
+}
+
+fn apply(engine: &MemoryEngine, version: u64, writes: &[(&[u8], Option<&[u8]>)]) {
     let version = Version(version);
     let writes: Vec<_> = writes.iter().map(|&(key, value)| Write { version, key, value }).collect();
-    engine.apply(&writes, Applied { version, index: version.0, ..Applied::default() }).unwrap();
+    engine.apply(&writes, Applied { version, ..Applied::default() }).unwrap();
 }
 
 pub(super) fn range(start: &[u8], end: &[u8]) -> KeyRange {
@@ -110,11 +114,10 @@ fn a_pin_keeps_its_version_while_the_writer_trims() {
 #[test]
 fn the_marker_moves_with_the_visible_version() {
     let engine = engine();
-    let applied =
-        Applied { term: crate::types::Term(2), index: 9, version: Version(4), chain: 5, ..Applied::default() };
+    let applied = Applied { log_id: Some(log_id(9)), version: Version(4), chain: 5, ..Applied::default() };
     engine.apply(&[], applied).unwrap();
     assert_eq!((engine.applied(), engine.visible()), (applied, Version(4)));
-    let later = Applied { index: 10, ..applied };
+    let later = Applied { log_id: Some(log_id(10)), ..applied };
     engine.apply(&[], later).unwrap();
     assert_eq!(engine.applied(), later);
 }
