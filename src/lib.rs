@@ -14,6 +14,9 @@ pub mod client;
 pub mod storage;
 
 #[cfg(feature = "full")]
+pub mod log;
+
+#[cfg(feature = "full")]
 pub mod txn;
 
 #[cfg(feature = "full")]
