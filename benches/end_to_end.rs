@@ -5,6 +5,7 @@
 //! cargo bench --bench end_to_end -- resp=127.0.0.1:6405,PID        beside a server that speaks RESP
 //!     keys=1000000 seconds=3 rounds=3 points=50x1,50x16,50x64      what is measured
 //!     quantadb=ADDR,PID                                            a server that runs already
+//!     before=ADDR,PID                                              beside another build of QuantaDB
 //! ```
 //!
 //! Every connection reads once, takes all replies that came, refills exactly as many and writes once. Keys are 16 bytes,
@@ -333,6 +334,7 @@ fn main() {
         }
     };
     let mut targets = vec![ours];
+    targets.extend(find("before").map(|text| target("before", Protocol::QuantaDb, text)));
     targets.extend(find("resp").map(|text| target("resp", Protocol::Resp, text)));
     for target in &targets {
         let point = Point { connections: 50, depth: 64 };

@@ -32,7 +32,9 @@ fn converse(pieces: &[&[u8]]) -> Vec<u8> {
         let (env, log) = (world::env(), Logger::root(Discard, o!()));
         let engine = Arc::new(MemoryEngine::new(MemoryOptions { bytes_max: 1 << 26, hash_seed: 1 }));
         let identity = Identity { cluster: ClusterId([7; 16]), node: NodeId(1) };
-        let node = Arc::new(Node::start(&env, &log, identity, engine, NodeOptions::default()));
+        // The group that tests command has no timers and no randomness of its own: the same input does the same again.
+        let (node, _faults) = Node::start_faulty(&env, &log, identity, engine, NodeOptions::default(), false);
+        let node = Arc::new(node);
         let server = Server::new(&env, &log, Arc::clone(&node), options);
         let (stream, end) = tokio::io::duplex(4096);
         let (mut from, mut to) = tokio::io::split(stream);

@@ -8,28 +8,80 @@
 //! - A proposal may be *lost*: taken, and then of unknown fate because leadership went away.
 //! - A read is confirmed only after everything that was committed when it was asked for has been applied.
 //!
-//! Today the group has one member, this node, and lives in memory: [`Group::start`] runs a sequencer task. Nothing above
-//! this floor knows that.
+//! Raft is openraft's, and this is the only place that names it. A group of one voter is the same code as a group of
+//! many. Its log is in memory, or on disk ([`Storage`]).
+//!
+//! ```text
+//!   committer ── proposals ──> driver ──> openraft ── append ──> log (a thread of its own syncs it)
+//!       ▲                                    │                     │
+//!       └────────── fates ── state machine <─┴────── flushed <─────┘
+//! ```
+//!
+//! Under the feature `testing` a second group ([`Faults`]) stands in its place: one that behaves as a real one does on a
+//! bad day, on command.
 
+mod adapter;
+mod disk_log;
+mod driver;
+mod membership;
+mod memory_log;
+mod peers;
+#[cfg(feature = "testing")]
 mod sequencer;
+mod store;
+#[cfg(test)]
+mod tests;
+mod types;
 
+pub use driver::Group;
 #[cfg(feature = "testing")]
 pub use sequencer::Faults;
-pub use sequencer::Group;
 
-use crate::types::{LogId, Term, Version};
+use crate::{
+    log,
+    txn::EntryResult,
+    types::{LogId, NodeId, Term, Version},
+};
+use bytes::Bytes;
 use std::fmt;
 
-/// What consensus calls: applies entries in order.
-pub trait StateMachine: Send + 'static {
-    /// What an entry did.
-    type Outcome: Send + 'static;
+/// What consensus calls: applies entries in order. A handle: clones speak of the same state.
+///
+/// Only one caller applies at a time. Every error is a failure of this machine: the group stops.
+pub trait StateMachine: Clone + Send + Sync + 'static {
+    /// Applies the entry at `log_id`.
+    fn apply(&self, log_id: LogId, entry: &[u8]) -> Result<EntryResult, Failed>;
 
-    /// Applies the entry at `log_id`. An error is a failure of this machine: the group stops.
-    fn apply(&mut self, log_id: LogId, entry: &[u8]) -> Result<Self::Outcome, Failed>;
+    /// Notes an entry that carries nothing: the first of a term.
+    fn apply_blank(&self, log_id: LogId) -> Result<(), Failed>;
 
-    /// The version applied last.
-    fn applied_version(&self) -> Version;
+    /// Notes a change of membership, in the group's own encoding, to be given back by [`StateMachine::applied`].
+    fn apply_membership(&self, log_id: LogId, membership: Bytes) -> Result<(), Failed>;
+
+    /// How far it has come.
+    fn applied(&self) -> Position;
+
+    /// How far it would come by itself after a crash: the log is needed only above.
+    fn stored(&self) -> Position;
+}
+
+/// How far a state machine has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The last entry; `None` before the first.
+    pub log_id: Option<LogId>,
+    /// The version after it.
+    pub version: Version,
+    /// The membership as of it; empty before the first.
+    pub membership: Bytes,
+}
+
+/// Where the log of a group is kept.
+pub enum Storage {
+    /// In memory: gone with the process.
+    Memory,
+    /// On disk, as it was opened.
+    Disk(log::Log),
 }
 
 /// A failure of this machine. The group has stopped.
@@ -39,9 +91,9 @@ pub struct Failed(pub String);
 
 /// What became of a proposal.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Fate<T> {
+pub enum Fate {
     /// Committed and applied.
-    Applied(T),
+    Applied(EntryResult),
     /// Not in the order, now or ever.
     Refused,
     /// Unknown: it may be applied, here or after the next election, or never.
@@ -60,13 +112,24 @@ pub struct Leadership {
 }
 
 /// Called with what became of a proposal; runs on the group's task and must not wait.
-pub type Respond<T> = Box<dyn FnOnce(Fate<T>) + Send>;
+pub type Respond = Box<dyn FnOnce(Fate) + Send>;
 
 /// Called when a read is confirmed (`true`) or cannot be (`false`).
 pub type Confirm = Box<dyn FnOnce(bool) + Send>;
 
 /// Called with every change of leadership.
 pub type Observe = Box<dyn FnMut(Leadership) + Send>;
+
+/// Called once, with why the group stopped, if it does by itself.
+pub type Stopped = Box<dyn FnOnce(Failed) + Send>;
+
+/// Who takes part, and with what.
+pub struct Member {
+    /// This node.
+    pub node: NodeId,
+    /// Its log.
+    pub storage: Storage,
+}
 
 impl fmt::Display for Leadership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -41,6 +41,15 @@ pub enum Refusal {
         /// Bytes allowed.
         bytes_max: u64,
     },
+    /// What was written lately waits to be stored, and memory has no room for more. Nothing happened.
+    Behind,
+    /// The disk has less room than must stay free. Nothing happened.
+    DiskFull {
+        /// Bytes that it still has.
+        available: u64,
+        /// Bytes that must stay free.
+        reserve: u64,
+    },
     /// The pair's record may have expired, so it cannot be known whether it committed.
     KeyExpired {
         /// Pairs below this version have expired.

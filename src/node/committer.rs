@@ -30,7 +30,7 @@ use super::{
 use crate::{
     consensus::{Failed, Fate, Group, Leadership},
     env::{Env, Moment},
-    storage::Engine,
+    storage::{Engine, Pressure},
     txn::{EntryBuilder, EntryResult, Resolver, ResolverOptions},
     types::{IdempotencyPair, Term, Version},
 };
@@ -58,7 +58,7 @@ pub(super) enum Input {
     Batch(Admitted),
     Done {
         sequence: u64,
-        fate: Fate<EntryResult>,
+        fate: Fate,
     },
     Confirmed {
         round: u64,
@@ -134,7 +134,7 @@ struct Queued {
 pub(super) struct Committer {
     pub(super) env: Env,
     pub(super) engine: Arc<dyn Engine>,
-    pub(super) group: Group<EntryResult>,
+    pub(super) group: Group,
     pub(super) options: CommitterOptions,
     pub(super) metrics: Arc<Metrics>,
     inbox: mpsc::UnboundedSender<Input>,
@@ -152,6 +152,7 @@ pub(super) struct Committer {
     pub(super) expiry: Expiry,
     pub(super) memory_left: u64,
     pub(super) memory_max: u64,
+    pub(super) pressure: Pressure,
     /// The version that the next item gets when nothing is being built.
     next_version: Version,
     /// The last version known to be applied.
@@ -169,7 +170,7 @@ impl Committer {
     pub(super) fn new(
         env: Env,
         engine: Arc<dyn Engine>,
-        group: Group<EntryResult>,
+        group: Group,
         options: CommitterOptions,
         metrics: Arc<Metrics>,
         inbox: mpsc::UnboundedSender<Input>,
@@ -198,6 +199,7 @@ impl Committer {
             keyed: HashMap::new(),
             memory_left: 0,
             memory_max: 0,
+            pressure: Pressure::None,
             next_sequence: 1,
             entry_bytes_likely: ENTRY_BYTES_LEAST,
             settling: Vec::new(),
@@ -268,6 +270,7 @@ impl Committer {
         self.expiry.sample(self.now, self.applied);
         let usage = self.engine.usage();
         let under_way = self.in_flight.bytes() as u64;
+        self.pressure = usage.pressure;
         self.memory_max = usage.bytes_max;
         self.memory_left = usage.bytes_max.saturating_sub(usage.bytes).saturating_sub(2 * under_way);
         loop {
@@ -351,7 +354,7 @@ impl Committer {
         true
     }
 
-    fn done(&mut self, sequence: u64, fate: Fate<EntryResult>) {
+    fn done(&mut self, sequence: u64, fate: Fate) {
         let Some(place) = self.handed.iter().position(|handed| handed.sequence == sequence) else { return };
         let handed = self.handed.remove(place).expect("the place was just found");
         match fate {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     encoding::Reader,
-    storage::Snapshot,
+    storage::{Pressure, Snapshot},
     txn::{CommitRequest, Conflict, Mutation, Mutations, Record, Recorded, WriteBuffer, read_record},
     types::{IdempotencyPair, Version, limits},
 };
@@ -307,9 +307,20 @@ impl Committer {
         }
     }
 
-    /// Admits what a commit will cost the engine. Deletes may use the last sixteenth, so that a full store can be
+    /// Admits what a commit will cost the engine, if it takes anything now. Deletes may use the last sixteenth, so that a full store can be
     /// emptied.
     fn take_memory(&mut self, mutations: u32, bytes: usize, deletes_only: bool) -> Result<(), Refusal> {
+        match self.pressure {
+            Pressure::None => {}
+            Pressure::Behind => {
+                self.metrics.behind.fetch_add(1, Ordering::Relaxed);
+                return Err(Refusal::Behind);
+            }
+            Pressure::DiskFull { available, reserve } => {
+                self.metrics.disk_full.fetch_add(1, Ordering::Relaxed);
+                return Err(Refusal::DiskFull { available, reserve });
+            }
+        }
         let cost = bytes as u64 + u64::from(mutations) * MUTATION_OVERHEAD_BYTES;
         let bytes_max = self.memory_max;
         let reserve = if deletes_only { 0 } else { bytes_max / 16 };

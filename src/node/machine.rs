@@ -2,25 +2,40 @@
 
 use super::history::History;
 use crate::{
-    consensus::{Failed, StateMachine},
-    storage::Engine,
+    consensus::{Failed, Position, StateMachine},
+    storage::{self, Applied, Engine},
     txn::{self, EntryResult},
-    types::{LogId, Version},
+    types::LogId,
 };
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// How many bounded steps of trimming an entry pays for. More than one, so that trimming keeps pace with writing.
 const TRIM_STEPS_PER_ENTRY: usize = 4;
 
+#[derive(Clone)]
 pub(super) struct Machine {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) history: Arc<History>,
 }
 
-impl StateMachine for Machine {
-    type Outcome = EntryResult;
+pub(super) fn failed(error: &storage::Error) -> Failed {
+    Failed(error.to_string())
+}
 
-    fn apply(&mut self, log_id: LogId, entry: &[u8]) -> Result<EntryResult, Failed> {
+/// Marker and membership of one moment, while others may be moving them.
+fn position(marker: impl Fn() -> Applied, membership: impl Fn() -> Bytes) -> Position {
+    loop {
+        let Applied { log_id, version, .. } = marker();
+        let membership = membership();
+        if marker().log_id == log_id {
+            return Position { log_id, version, membership };
+        }
+    }
+}
+
+impl StateMachine for Machine {
+    fn apply(&self, log_id: LogId, entry: &[u8]) -> Result<EntryResult, Failed> {
         let result = txn::apply(&*self.engine, log_id, entry).map_err(|error| Failed(error.to_string()))?;
         for _ in 0..TRIM_STEPS_PER_ENTRY {
             if !self.history.trim(&*self.engine) {
@@ -30,7 +45,21 @@ impl StateMachine for Machine {
         Ok(result)
     }
 
-    fn applied_version(&self) -> Version {
-        self.engine.applied().version
+    fn apply_blank(&self, log_id: LogId) -> Result<(), Failed> {
+        let applied = Applied { log_id: Some(log_id), ..self.engine.applied() };
+        self.engine.apply(&[], applied).map_err(|error| failed(&error))
+    }
+
+    fn apply_membership(&self, log_id: LogId, membership: Bytes) -> Result<(), Failed> {
+        let applied = Applied { log_id: Some(log_id), ..self.engine.applied() };
+        self.engine.apply_membership(membership, applied).map_err(|error| failed(&error))
+    }
+
+    fn applied(&self) -> Position {
+        position(|| self.engine.applied(), || self.engine.membership())
+    }
+
+    fn stored(&self) -> Position {
+        position(|| self.engine.stored(), || self.engine.stored_membership())
     }
 }

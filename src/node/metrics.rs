@@ -29,6 +29,10 @@ pub struct Metrics {
     pub answered_by_record: AtomicU64,
     /// Commits refused because the store was full.
     pub memory_full: AtomicU64,
+    /// Commits refused because what was written waited to be stored.
+    pub behind: AtomicU64,
+    /// Commits refused because the disk was full.
+    pub disk_full: AtomicU64,
     /// Batches refused because too much was under way.
     pub overloaded: AtomicU64,
 }
@@ -36,7 +40,7 @@ pub struct Metrics {
 impl Metrics {
     /// Every counter with its name, for status and metrics.
     #[must_use]
-    pub fn counters(&self) -> [(&'static str, u64); 11] {
+    pub fn counters(&self) -> [(&'static str, u64); 13] {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("entries_total", read(&self.entries)),
@@ -49,6 +53,8 @@ impl Metrics {
             ("fences_total", read(&self.fences)),
             ("answered_by_record_total", read(&self.answered_by_record)),
             ("memory_full_total", read(&self.memory_full)),
+            ("behind_total", read(&self.behind)),
+            ("disk_full_total", read(&self.disk_full)),
             ("overloaded_total", read(&self.overloaded)),
         ]
     }

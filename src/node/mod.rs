@@ -9,6 +9,7 @@ mod admission;
 mod answer;
 mod committer;
 mod decide;
+mod directory;
 mod expiry;
 mod history;
 mod in_flight;
@@ -20,6 +21,7 @@ mod view;
 
 pub use admission::Admission;
 pub use answer::{Body, Completion, Mailbox, Refusal, Rejection, Reply, answered_rejection};
+pub use directory::{Directory, DirectoryError};
 pub use history::HistoryOptions;
 pub use metrics::Metrics;
 pub use options::{AdmissionOptions, CommitterOptions, NodeOptions};
@@ -27,10 +29,9 @@ pub use request::{Batch, Evaluation, EvaluationError, Item, Keyed, Work};
 pub use view::{EVALUATION_ROWS_MAX, Overgrown, View, Visit};
 
 use crate::{
-    consensus::{Failed, Group},
+    consensus::{Failed, Group, Member, Storage},
     env::{Env, Moment, Task},
     storage::{Engine, Snapshot},
-    txn::EntryResult,
     types::{ClusterId, NodeId, Version},
 };
 use committer::{Committer, Input};
@@ -53,6 +54,8 @@ use crate::consensus::Faults;
 
 /// How long a waiting reader sleeps between looks at the applied version.
 const APPLIED_POLL: Duration = Duration::from_millis(1);
+/// How long the storing thread rests when there is nothing to do.
+const MAINTAIN_EVERY: Duration = Duration::from_millis(20);
 /// The longest such sleep: a version that is far away, or never comes, is looked for less and less often.
 const APPLIED_POLL_MAX: Duration = Duration::from_millis(50);
 
@@ -83,7 +86,7 @@ pub struct Node {
     identity: Identity,
     started: Moment,
     engine: Arc<dyn Engine>,
-    group: Group<EntryResult>,
+    group: Group,
     inbox: mpsc::UnboundedSender<Input>,
     admission: Arc<Admission>,
     metrics: Arc<Metrics>,
@@ -93,11 +96,27 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a replica over `engine`. It leads once its group says so, which for a group of one is at once.
-    pub fn start(env: &Env, log: &Logger, identity: Identity, engine: Arc<dyn Engine>, options: NodeOptions) -> Node {
+    /// Starts a replica over `engine`, whose group keeps its log in `storage`. It leads once its group says so, which for a
+    /// group of one is as soon as it has applied what its log holds above the engine.
+    pub fn start(
+        env: &Env,
+        log: &Logger,
+        identity: Identity,
+        engine: Arc<dyn Engine>,
+        storage: Storage,
+        options: NodeOptions,
+    ) -> Node {
+        let stores = matches!(storage, Storage::Disk(_));
         let parts = Parts::new(env, log, &engine, options);
-        let (group, task) = Group::start(env, parts.machine, parts.observe, parts.failed);
-        Node::assemble(env, log, identity, engine, options, parts.rest, group, task)
+        let member = Member { node: identity.node, storage };
+        let log_of_group = log.new(o!("part" => "consensus"));
+        let (group, drive) = Group::start(env, &log_of_group, member, parts.machine, parts.observe, parts.stopped);
+        let mut node = Node::assemble(env, log, identity, engine, options, parts.rest, group, drive, true);
+        if stores {
+            let keep = keep_storing(env.clone(), Arc::clone(&node.engine), node.group.clone());
+            node.tasks.get_mut().push(env.spawn_on_thread("storage", keep));
+        }
+        node
     }
 
     /// Starts a replica whose group can be made to misbehave. With `remote_reads` every read must be confirmed by it.
@@ -111,8 +130,8 @@ impl Node {
         remote_reads: bool,
     ) -> (Node, Faults) {
         let parts = Parts::new(env, log, &engine, options);
-        let (group, task, faults) = Group::start_faulty(env, parts.machine, parts.observe, parts.failed, remote_reads);
-        (Node::assemble(env, log, identity, engine, options, parts.rest, group, task), faults)
+        let (group, drive, faults) = Group::start_faulty(parts.machine, parts.observe, parts.stopped, remote_reads);
+        (Node::assemble(env, log, identity, engine, options, parts.rest, group, drive, false), faults)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the two ways to start share everything but the group")]
@@ -123,8 +142,9 @@ impl Node {
         engine: Arc<dyn Engine>,
         options: NodeOptions,
         rest: Rest,
-        group: Group<EntryResult>,
-        group_task: Task,
+        group: Group,
+        drive: impl Future<Output = ()> + Send + 'static,
+        own_thread: bool,
     ) -> Node {
         let metrics = Arc::new(Metrics::default());
         let committer = Committer::new(
@@ -135,8 +155,15 @@ impl Node {
             Arc::clone(&metrics),
             rest.inbox.clone(),
         );
-        let committer_task = env.spawn("committer", committer.run(rest.messages));
-        let keeper_task = env.spawn("history", keep_history(env.clone(), Arc::clone(&engine), rest.history));
+        // The committer shares the group's thread, so that an entry passes between them without waking another.
+        let committer = committer.run(rest.messages);
+        let order = async move {
+            tokio::join!(committer, drive);
+        };
+        let order_task =
+            if own_thread { env.spawn_on_thread("consensus", order) } else { env.spawn("consensus", order) };
+        let keeper = keep_history(env.clone(), Arc::clone(&engine), rest.history, group.clone());
+        let keeper_task = env.spawn("history", keeper);
         Node {
             env: env.clone(),
             log: log.new(o!("node" => identity.node.0)),
@@ -149,7 +176,7 @@ impl Node {
             metrics,
             stopped: AtomicBool::new(false),
             failure: rest.failure,
-            tasks: Mutex::new(vec![group_task, committer_task, keeper_task]),
+            tasks: Mutex::new(vec![keeper_task, order_task]),
         }
     }
 
@@ -264,6 +291,7 @@ impl Node {
         let (sender, stopped) = oneshot::channel();
         let _ = self.inbox.send(Input::Stop(sender));
         let _ = stopped.await;
+        self.group.stop().await;
         let tasks = std::mem::take(&mut *self.tasks.lock());
         drop(tasks);
         if let Err(failure) = self.engine.close() {
@@ -277,7 +305,7 @@ impl Node {
 struct Parts {
     machine: Machine,
     observe: crate::consensus::Observe,
-    failed: Box<dyn FnOnce(Failed) + Send>,
+    stopped: crate::consensus::Stopped,
     rest: Rest,
 }
 
@@ -301,22 +329,39 @@ impl Parts {
             let _ = to_committer.send(Input::Leadership(leadership));
         });
         let (to_committer, failed_log) = (inbox.clone(), log.clone());
-        let failed = Box::new(move |failed: Failed| {
+        let stopped = Box::new(move |failed: Failed| {
             error!(failed_log, "the node stops"; "reason" => %failed);
             let _ = failure_sender.send(Some(failed.clone()));
             let _ = to_committer.send(Input::Failed(failed));
         });
-        Parts { machine, observe, failed, rest: Rest { inbox, messages, history, failure } }
+        Parts { machine, observe, stopped, rest: Rest { inbox, messages, history, failure } }
     }
 }
 
-/// Samples the visible version and gives back history while nothing is written.
-async fn keep_history(env: Env, engine: Arc<dyn Engine>, history: Arc<History>) {
+/// Samples the visible version and gives back history while nothing is written; tells the group what it may forget.
+async fn keep_history(env: Env, engine: Arc<dyn Engine>, history: Arc<History>, group: Group) {
+    let mut told = None;
     loop {
         env.sleep(history::SAMPLE_EVERY).await;
         history.sample(env.now(), engine.visible());
         while history.trim(&*engine) {
             tokio::task::yield_now().await;
+        }
+        let stored = engine.stored().log_id;
+        if stored != told {
+            told = stored;
+            group.stored();
+        }
+    }
+}
+
+/// Lets the engine store what was written, on a thread where it may block. A failure of it ends the node.
+async fn keep_storing(env: Env, engine: Arc<dyn Engine>, group: Group) {
+    loop {
+        match engine.maintain() {
+            Ok(true) => tokio::task::yield_now().await,
+            Ok(false) => env.sleep(MAINTAIN_EVERY).await,
+            Err(error) => return group.fail(machine::failed(&error)),
         }
     }
 }

@@ -11,6 +11,9 @@ use crate::{
 /// Backoff that is suggested where nothing better is known.
 const RETRY_AFTER_MS: u32 = 10;
 
+/// And for a full disk, which somebody has to empty first.
+const DISK_FULL_RETRY_AFTER_MS: u32 = 1_000;
+
 fn later(code: ErrorCode) -> WireError {
     WireError { retry_after_ms: RETRY_AFTER_MS, ..WireError::new(code) }
 }
@@ -53,6 +56,11 @@ fn of_first(refusal: Refusal, keyed: bool) -> WireError {
         Refusal::NotLeader => later(ErrorCode::NOT_LEADER),
         Refusal::Unavailable => later(ErrorCode::UNAVAILABLE),
         Refusal::MemoryFull { bytes, bytes_max } => later(ErrorCode::MEMORY_FULL).with_bound(bytes_max, bytes),
+        Refusal::Behind => later(ErrorCode::OVERLOADED).with_message("what was written lately waits to be stored"),
+        Refusal::DiskFull { available, reserve } => {
+            WireError { retry_after_ms: DISK_FULL_RETRY_AFTER_MS, ..WireError::new(ErrorCode::DISK_FULL) }
+                .with_bound(reserve, available)
+        }
         Refusal::KeyExpired { floor, retried } => {
             let outcome = if retried { Outcome::Unknown } else { Outcome::NotApplied };
             WireError::new(ErrorCode::KEY_EXPIRED).with_outcome(outcome).with_horizon(floor)

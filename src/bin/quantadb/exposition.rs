@@ -27,6 +27,8 @@ const WORDS: &[Words] = &[
     words("node", "fences_total", "Idempotency pairs fenced."),
     words("node", "answered_by_record_total", "Keyed requests answered from a record, or refused for their pair."),
     words("node", "memory_full_total", "Commits refused because the store was full."),
+    words("node", "behind_total", "Commits refused because what was written waited to be stored."),
+    words("node", "disk_full_total", "Commits refused because the disk was full."),
     words("node", "overloaded_total", "Batches refused because too much was under way."),
     words("server", "connections", "Connections open now."),
     words("server", "connections_total", "Connections accepted."),

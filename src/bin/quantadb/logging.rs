@@ -4,7 +4,10 @@
 //! the server never waits for its log. Drops are counted ([`Logging::dropped`], a metric), and the next line that finds
 //! room is preceded by one that says how many are missing. The level can be changed while the server runs.
 
-use crate::configuration::{Configuration, LogFormat, LogLevel};
+use crate::{
+    configuration::{Configuration, LogFormat, LogLevel},
+    libraries,
+};
 use slog::{Drain, Logger, Never, OwnedKVList, Record, o};
 use slog_async::{AsyncCore, AsyncGuard};
 use std::{
@@ -35,6 +38,7 @@ impl Level {
     /// Changes it, from the next line on.
     pub fn set(&self, level: LogLevel) {
         self.0.store(of_slog(level).as_usize(), Ordering::Relaxed);
+        libraries::set_level(level);
     }
 
     /// Its name.

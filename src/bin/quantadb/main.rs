@@ -4,6 +4,7 @@ mod admin;
 mod arguments;
 mod configuration;
 mod exposition;
+mod libraries;
 mod logging;
 mod serve;
 

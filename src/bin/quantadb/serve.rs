@@ -7,9 +7,11 @@ use crate::{
     Exit,
     admin::{self, Pages},
     configuration::{Address, Configuration},
+    libraries,
     logging::Logging,
 };
 use quantadb::{
+    consensus::Storage,
     env::{Env, Task, TaskError},
     node::{Identity, Node},
     server::Server,
@@ -43,6 +45,7 @@ const RUNTIME_END_MAX: Duration = Duration::from_secs(1);
 /// Serves until told to stop.
 pub fn run(configuration: Configuration) -> Exit {
     let logging = Logging::start(&configuration);
+    libraries::listen(&logging.log, configuration.log_level);
     log_panics(&logging.log);
     raise_descriptors(&logging.log, configuration.sessions.connections_max.0);
     let workers = configuration.workers.size();
@@ -87,7 +90,7 @@ async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit,
     let mut cluster = [0; 16];
     env.random(&mut cluster);
     let identity = Identity { cluster: ClusterId(cluster), node: NodeId(1) };
-    let node = Arc::new(Node::start(&env, log, identity, engine, configuration.node()));
+    let node = Arc::new(Node::start(&env, log, identity, engine, Storage::Memory, configuration.node()));
     let server = Arc::new(Server::new(&env, log, Arc::clone(&node), configuration.server()));
 
     let pages = Arc::new(Pages {

@@ -251,6 +251,8 @@ errors! {
     NOT_LEADER = 0x56 request Redirect NotApplied;
     /// The node cannot answer now.
     UNAVAILABLE = 0x57 request Backoff NotApplied;
+    /// The disk has less room than the server keeps free. Reads go on, and so do writes once there is room again.
+    DISK_FULL = 0x58 request Backoff NotApplied;
 
     /// The idempotency pair is older than what records are kept for. On a marked retry the outcome is unknown.
     KEY_EXPIRED = 0x60 request Never NotApplied;

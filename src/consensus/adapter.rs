@@ -1,0 +1,132 @@
+//! Our state machine as openraft calls it.
+//!
+//! Snapshots are metadata only: what the store would come back with after a crash. Their data are made when they are sent,
+//! which needs another member. *Seam*: the peer transport reads them from a pinned store.
+
+use super::{
+    Failed, Position, StateMachine,
+    driver::{Message, Queue},
+    membership::{decode_stored, encode_stored},
+    types::{Payload, Raft, RaftLogId, RaftStoredMembership, Snapshot, SnapshotMeta, ours, theirs},
+};
+use crate::types::NodeId;
+use futures_core::Stream;
+use openraft::{
+    OptionalSend, RaftSnapshotBuilder,
+    storage::{EntryResponder, RaftStateMachine},
+};
+use std::{future::poll_fn, io, pin::Pin};
+
+/// How many bytes of entries may be applied before the group looks whether its log can shrink. A log in memory then stays
+/// in the nearer caches.
+const LOOK_BYTES: usize = 4 * 1024 * 1024;
+
+/// See the module.
+pub(super) struct Adapter<M> {
+    machine: M,
+    node: NodeId,
+    queue: Queue,
+    /// Bytes of entries applied since the group was asked to look.
+    bytes: usize,
+}
+
+impl<M: StateMachine> Adapter<M> {
+    pub(super) fn new(machine: M, node: NodeId, queue: Queue) -> Adapter<M> {
+        Adapter { machine, node, queue, bytes: 0 }
+    }
+
+    fn apply_one(&mut self, (entry, responder): EntryResponder<Raft>) -> Result<(), Failed> {
+        let log_id = ours(&entry.log_id);
+        let outcome = match entry.payload {
+            Payload::Normal(command) => {
+                self.bytes += command.0.len();
+                if self.bytes >= LOOK_BYTES {
+                    self.bytes = 0;
+                    self.queue.send(Message::Stored);
+                }
+                Some(self.machine.apply(log_id, &command.0)?)
+            }
+            Payload::Blank => {
+                self.machine.apply_blank(log_id)?;
+                if log_id.leader == self.node {
+                    self.queue.send(Message::TermBegun(log_id.term));
+                }
+                None
+            }
+            Payload::Membership(membership) => {
+                let stored = RaftStoredMembership::new(Some(entry.log_id), membership);
+                self.machine.apply_membership(log_id, encode_stored(&stored))?;
+                self.queue.send(Message::MembershipApplied);
+                None
+            }
+        };
+        if let Some(responder) = responder {
+            responder.send(outcome);
+        }
+        Ok(())
+    }
+}
+
+fn failed(error: impl ToString) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+fn parts(position: &Position) -> io::Result<(Option<RaftLogId>, RaftStoredMembership)> {
+    let membership = decode_stored(&position.membership).map_err(failed)?;
+    Ok((position.log_id.map(theirs), membership))
+}
+
+fn snapshot(position: &Position) -> io::Result<Snapshot> {
+    let (last_log_id, last_membership) = parts(position)?;
+    Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: () })
+}
+
+impl<M: StateMachine> RaftStateMachine<Raft> for Adapter<M> {
+    type SnapshotData = ();
+    type SnapshotBuilder = Builder<M>;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, RaftStoredMembership)> {
+        parts(&self.machine.applied())
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<Raft>>> + Unpin + OptionalSend,
+    {
+        while let Some(entry) = poll_fn(|cx| Pin::new(&mut entries).poll_next(cx)).await {
+            self.apply_one(entry?).map_err(|failure| {
+                let text = failure.to_string();
+                self.queue.send(Message::Failed(failure));
+                failed(text)
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder<M> {
+        Builder(self.machine.clone())
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, _data: ()) -> io::Result<()> {
+        Err(failed(format!("nobody can have sent a snapshot of {:?}", meta.last_log_id)))
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        let stored = self.machine.stored();
+        if stored.log_id.is_none() {
+            return Ok(None);
+        }
+        snapshot(&stored).map(Some)
+    }
+}
+
+/// Says what the store would come back with.
+pub(super) struct Builder<M>(M);
+
+impl<M: StateMachine> RaftSnapshotBuilder<Raft> for Builder<M> {
+    type SnapshotData = ();
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        snapshot(&self.0.stored())
+    }
+}
