@@ -104,7 +104,7 @@ impl Group {
             reads: Arc::clone(&reads),
             queue: queue.clone(),
         };
-        (Group { queue, reads }, start.run(messages))
+        (Group::new(queue, reads), start.run(messages))
     }
 
     /// Hands over an entry. `respond` is called exactly once, unless the group has stopped: then it is dropped.

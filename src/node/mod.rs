@@ -16,6 +16,7 @@ mod in_flight;
 mod machine;
 mod metrics;
 mod options;
+mod recovery;
 mod request;
 mod view;
 
@@ -25,12 +26,14 @@ pub use directory::{Directory, DirectoryError};
 pub use history::HistoryOptions;
 pub use metrics::Metrics;
 pub use options::{AdmissionOptions, CommitterOptions, NodeOptions};
+pub use recovery::{Recovered, RecoveryError, StorageOptions, recover};
 pub use request::{Batch, Evaluation, EvaluationError, Item, Keyed, Work};
 pub use view::{EVALUATION_ROWS_MAX, Overgrown, View, Visit};
 
 use crate::{
     consensus::{Failed, Group, Member, Storage},
     env::{Env, Moment, Task},
+    log::{self, Log},
     storage::{Engine, Snapshot},
     types::{ClusterId, NodeId, Version},
 };
@@ -86,6 +89,8 @@ pub struct Node {
     identity: Identity,
     started: Moment,
     engine: Arc<dyn Engine>,
+    /// The log on disk, for its figures; `None` if the log is in memory.
+    disk_log: Option<Log>,
     group: Group,
     inbox: mpsc::UnboundedSender<Input>,
     admission: Arc<Admission>,
@@ -106,13 +111,17 @@ impl Node {
         storage: Storage,
         options: NodeOptions,
     ) -> Node {
-        let stores = matches!(storage, Storage::Disk(_));
+        let disk_log = match &storage {
+            Storage::Disk(log) => Some(log.clone()),
+            Storage::Memory => None,
+        };
         let parts = Parts::new(env, log, &engine, options);
         let member = Member { node: identity.node, storage };
         let log_of_group = log.new(o!("part" => "consensus"));
         let (group, drive) = Group::start(env, &log_of_group, member, parts.machine, parts.observe, parts.stopped);
         let mut node = Node::assemble(env, log, identity, engine, options, parts.rest, group, drive, true);
-        if stores {
+        node.disk_log = disk_log;
+        if node.disk_log.is_some() {
             let keep = keep_storing(env.clone(), Arc::clone(&node.engine), node.group.clone());
             node.tasks.get_mut().push(env.spawn_on_thread("storage", keep));
         }
@@ -170,6 +179,7 @@ impl Node {
             identity,
             started: env.now(),
             engine,
+            disk_log: None,
             group,
             inbox: rest.inbox,
             admission: Arc::new(Admission::new(options.admission.requests_max, options.admission.bytes_max)),
@@ -250,6 +260,12 @@ impl Node {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// What the log on disk counts; `None` if the log is in memory.
+    #[must_use]
+    pub fn log_metrics(&self) -> Option<&log::Metrics> {
+        self.disk_log.as_ref().map(Log::metrics)
     }
 
     /// Requests and bytes that wait for the committer.

@@ -25,9 +25,18 @@
 mod memory;
 mod pins;
 
+mod base;
+mod durable;
+
 pub(crate) use memory::prefetch;
 pub use memory::{MemoryEngine, MemoryOptions};
 pub use pins::{Pin, Pins};
+
+pub use base::{
+    Base, BaseError, BaseRow, BaseUsage, Finding, LsmBase, LsmOptions, Marker, MarkerError, OpenError, RunRow,
+    check_base, restore_base,
+};
+pub use durable::{DurableEngine, DurableOptions};
 
 use crate::types::{KeyRange, LogId, Version};
 use bytes::Bytes;
@@ -139,7 +148,8 @@ pub struct Scan<'a> {
     pub reverse: bool,
 }
 
-/// A versioned, ordered store. Two implementations stand behind it: memory, and (later) memory over an LSM base.
+/// A versioned, ordered store. Two implementations stand behind it: memory, and memory over a base on
+/// disk.
 ///
 /// `apply` and `trim` are called by one writer at a time; everything else by any thread.
 pub trait Engine: Send + Sync + 'static {

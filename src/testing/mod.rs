@@ -9,6 +9,7 @@
 //! | [`server`] | a server in this process, over a port or a pipe, whose group can be made to misbehave |
 //! | [`hosted`] | the same on a thread of its own, for tests that block |
 //! | [`connection`] | a raw blocking connection: frames in, frames out |
+//! | [`base`] | a base in memory that crashes and fails where a script says so |
 //! | [`faults`] | an engine that fails where a script says so |
 //! | [`transcript`] | commands in, answers out, compared with a golden file |
 //! | [`directory`] | directories that are gone when the test ends |
@@ -29,6 +30,7 @@ pub mod hosted;
 pub mod server;
 
 pub mod assertions;
+pub mod base;
 pub mod directory;
 pub mod faults;
 pub mod transcript;

@@ -177,6 +177,9 @@ impl Pages {
         page.number("node_requests_under_way", "Requests that wait for the committer.", requests as u64);
         page.number("node_under_way_bytes", "Bytes in requests that wait for the committer.", bytes as u64);
         page.floor("node", &node.counters());
+        if let Some(log) = self.node.log_metrics() {
+            page.floor("log", &log.counters());
+        }
 
         let (engine, usage) = (self.node.engine(), self.node.engine().usage());
         page.number("storage_version", "The last version applied.", engine.visible().0);

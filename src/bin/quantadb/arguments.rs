@@ -53,15 +53,15 @@ pub struct Serve {
     #[argh(option, arg_name = "address")]
     pub admin_listen: Option<AdminAddress>,
 
-    /// keep data in memory only: it is gone when the server stops (needed: this build stores nothing on disk)
+    /// keep data in memory only: it is gone when the server stops
     #[argh(switch)]
     pub memory: bool,
 
-    /// where data will be stored, once this build can (default ./quantadb-data)
+    /// where data are stored; made if it is not there (default ./quantadb-data)
     #[argh(option, arg_name = "directory")]
     pub data_dir: Option<PathBuf>,
 
-    /// bytes of memory for data; past them writes are refused with MEMORY_FULL
+    /// bytes of memory for data, or on disk for what was written lately; near them writes are refused
     #[argh(option, arg_name = "bytes")]
     pub memory_bytes_max: Option<u64>,
 

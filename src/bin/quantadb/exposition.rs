@@ -35,6 +35,16 @@ const WORDS: &[Words] = &[
     words("server", "connections_refused_total", "Connections turned away because there were too many."),
     words("server", "accept_errors_total", "Accepts that failed, for want of descriptors for example."),
     words("server", "requests_total", "Requests received."),
+    words("log", "groups_total", "Groups of entries written to the log."),
+    words("log", "syncs_total", "Times that the log was synced."),
+    words("log", "entries_total", "Entries written to the log."),
+    words("log", "written_bytes_total", "Bytes written to the log."),
+    words("log", "rolls_total", "Times that a segment was full and the next was begun."),
+    words("log", "segments_recycled_total", "Of these, into a segment that had been used before."),
+    words("log", "segments_live", "Segments that are needed."),
+    words("log", "segments_free", "Segments that wait to be used."),
+    words("log", "disk_bytes", "Bytes of all segments."),
+    words("log", "preparations_failed_total", "Segments that could not be prepared ahead."),
     words("server", "errors_total", "Requests answered with an error."),
     words("server", "protocol_errors_total", "Connections ended for breaking the protocol."),
     words("server", "gets_total", "Reads of single keys."),
@@ -98,6 +108,7 @@ mod tests {
     fn every_counter_of_every_floor_has_words() {
         let floors = [
             ("node", quantadb::node::Metrics::default().counters().to_vec()),
+            ("log", quantadb::log::Metrics::default().counters().to_vec()),
             ("server", quantadb::server::Metrics::default().counters().to_vec()),
         ];
         for (floor, counters) in floors {

@@ -11,6 +11,7 @@ mod serve;
 use argh::FromArgs;
 use arguments::{Arguments, Command};
 use configuration::Configuration;
+use quantadb::{env::Env, types::ClusterId};
 use std::{
     io::{self, Write},
     process::ExitCode,
@@ -62,6 +63,13 @@ fn run() -> Exit {
             Err(error) => refuse(&error),
         },
     }
+}
+
+/// The name of a cluster that begins.
+fn random_cluster(env: &Env) -> ClusterId {
+    let mut cluster = [0; 16];
+    env.random(&mut cluster);
+    ClusterId(cluster)
 }
 
 fn refuse(error: &configuration::Error) -> Exit {

@@ -9,14 +9,15 @@ use crate::{
     configuration::{Address, Configuration},
     libraries,
     logging::Logging,
+    random_cluster,
 };
 use quantadb::{
     consensus::Storage,
     env::{Env, Task, TaskError},
-    node::{Identity, Node},
+    node::{Directory, Identity, Node, Recovered, recover},
     server::Server,
     storage::MemoryEngine,
-    types::{ClusterId, NodeId},
+    types::{LogId, NodeId},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use slog::{Logger, crit, info, o, warn};
@@ -37,6 +38,8 @@ use tokio::{
 
 /// Descriptors that a connection does not need: files, pages, what libraries hold.
 const DESCRIPTORS_BESIDES: u64 = 256;
+/// How often a server that takes its time to start says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// How often a starting server looks whether it leads.
 const LEADS_POLL: Duration = Duration::from_millis(1);
 /// How long threads of the runtime may take to end once nothing is left to answer.
@@ -85,12 +88,8 @@ async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit,
     }
 
     let env = Env::real();
-    let engine = Arc::new(MemoryEngine::new(configuration.engine(env.random_u64())));
-    // Nothing of a database in memory outlives its process, so each run is a cluster of its own.
-    let mut cluster = [0; 16];
-    env.random(&mut cluster);
-    let identity = Identity { cluster: ClusterId(cluster), node: NodeId(1) };
-    let node = Arc::new(Node::start(&env, log, identity, engine, Storage::Memory, configuration.node()));
+    let Replica { node, last, data, _directory } = Replica::open(&env, configuration, log)?;
+    let identity = node.identity();
     let server = Arc::new(Server::new(&env, log, Arc::clone(&node), configuration.server()));
 
     let pages = Arc::new(Pages {
@@ -103,7 +102,7 @@ async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit,
     });
     let admin = admin_listener.map(|listener| env.spawn("admin", admin::serve(listener, Arc::clone(&pages))));
 
-    lead(&env, &node).await?;
+    lead(&env, log, &node, last).await?;
     let (stop_serving, told) = oneshot::channel();
     let clients = env.spawn("server", async move {
         let told = async {
@@ -113,8 +112,8 @@ async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit,
         server.run(listener, told).await;
     });
     info!(log, "ready"; "listen" => %addresses.clients, "admin_listen" => addresses.admin_text(),
-        "workers" => configuration.workers.0, "cluster" => %identity.cluster);
-    addresses.announce();
+        "workers" => configuration.workers.0, "cluster" => %identity.cluster, "data" => &data);
+    addresses.announce(&data);
 
     let exit = tokio::select! {
         name = signals.next() => {
@@ -145,11 +144,55 @@ async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit,
     Ok(exit)
 }
 
-/// Completes once the node leads its group, which a group of one does at once: what is announced as ready serves.
-async fn lead(env: &Env, node: &Node) -> Result<(), String> {
+/// The replica that is served, and what must live as long as it does.
+struct Replica {
+    node: Arc<Node>,
+    /// The last entry of its log when it was opened.
+    last: Option<LogId>,
+    /// Where its data lie, for people.
+    data: String,
+    _directory: Option<Directory>,
+}
+
+impl Replica {
+    /// In memory or from its directory, as configured.
+    fn open(env: &Env, configuration: &Configuration, log: &Logger) -> Result<Replica, String> {
+        let new = Identity { cluster: random_cluster(env), node: NodeId(1) };
+        if configuration.memory {
+            // Nothing of a database in memory outlives its process, so each run is a cluster of its own.
+            let engine = Arc::new(MemoryEngine::new(configuration.engine(env.random_u64())));
+            let node = Node::start(env, log, new, engine, Storage::Memory, configuration.node());
+            return Ok(Replica { node: Arc::new(node), last: None, data: "memory".into(), _directory: None });
+        }
+        let path = &configuration.data_dir;
+        let directory = Directory::open(env, path, new).map_err(|error| error.to_string())?;
+        if directory.is_new() {
+            info!(log, "made a data directory"; "directory" => %path.display(), "cluster" => %directory.identity().cluster);
+        }
+        let storage = configuration.storage(env.random_u64());
+        let Recovered { engine, log: raft_log, last } =
+            recover(env, log, &directory, storage).map_err(|error| error.to_string())?;
+        let identity = directory.identity();
+        let node = Node::start(env, log, identity, engine, Storage::Disk(raft_log), configuration.node());
+        let data = path.display().to_string();
+        Ok(Replica { node: Arc::new(node), last, data, _directory: Some(directory) })
+    }
+}
+
+/// Completes once the node leads its group, which a group of one does as soon as it has applied its log: what is announced
+/// as ready serves. Says now and then how far it is.
+async fn lead(env: &Env, log: &Logger, node: &Node, last: Option<LogId>) -> Result<(), String> {
+    let index = |log_id: Option<LogId>| log_id.map_or(0, |log_id| log_id.index);
     let leads = async {
+        let mut told = env.now();
         while !node.metrics().leading.load(Ordering::Acquire) {
             env.sleep(LEADS_POLL).await;
+            if env.now() - told >= PROGRESS_EVERY {
+                told = env.now();
+                let applied = node.engine().applied();
+                info!(log, "applying what the log holds"; "index" => index(applied.log_id), "of" => index(last),
+                    "version" => applied.version.0);
+            }
         }
     };
     tokio::select! {
@@ -204,10 +247,10 @@ impl Addresses {
     }
 
     /// The one line on stdout. Whoever started the server may have closed it.
-    fn announce(&self) {
+    fn announce(&self, data: &str) {
         let version = env!("CARGO_PKG_VERSION");
         let line =
-            format!("quantadb {version} ready: listen={} admin={} data=memory\n", self.clients, self.admin_text());
+            format!("quantadb {version} ready: listen={} admin={} data={data}\n", self.clients, self.admin_text());
         let mut stdout = io::stdout().lock();
         let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
     }

@@ -80,7 +80,9 @@ impl Rig {
         let machine = Counting::default();
         let (observer, leadership) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel();
-        let observe = Box::new(move |leadership| drop(observer.send(leadership)));
+        let observe = Box::new(move |leadership| {
+            let _ = observer.send(leadership);
+        });
         let stopped_box = Box::new(move |failed| drop(stop.send(failed)));
         let member = Member { node: NODE, storage: Storage::Memory };
         let log = Logger::root(Discard, o!());
@@ -106,7 +108,9 @@ impl Rig {
 
     async fn confirm(&self) -> Option<bool> {
         let (sender, confirmed) = oneshot::channel();
-        self.group.confirm_read(Box::new(move |ok| drop(sender.send(ok))));
+        self.group.confirm_read(Box::new(move |ok| {
+            let _ = sender.send(ok);
+        }));
         confirmed.await.ok()
     }
 }

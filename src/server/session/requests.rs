@@ -264,6 +264,9 @@ impl Session {
         for (name, value) in all {
             counters.push(&wire::Counter { name, value });
         }
+        for (name, value) in node.log_metrics().into_iter().flat_map(|log| log.counters()) {
+            counters.push(&wire::Counter { name: &format!("log_{name}"), value });
+        }
         let leading = node.metrics().leading.load(std::sync::atomic::Ordering::Relaxed);
         let term = node.metrics().term.load(std::sync::atomic::Ordering::Relaxed);
         let reply = StatusReply {

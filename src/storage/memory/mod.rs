@@ -15,6 +15,7 @@
 //! pin keeps the horizon from passing its version. A read without one reads first, then checks that the horizon has not
 //! passed its version, and only then hands out what it found. What is unlinked is freed once no reader's guard is as old.
 
+mod chains;
 mod node;
 mod order;
 mod prefetch;
@@ -26,23 +27,23 @@ mod tests;
 mod usage;
 mod writer;
 
+pub(super) use chains::{Chains, check_writes, row};
+pub(super) use order::Keys;
+pub(super) use table::GROUP;
+pub(super) use writer::Absent;
+
 use super::{Applied, Engine, Error, Pin, Pins, Pressure, Row, Scan, Usage, Write};
 use crate::types::Version;
 use bytes::Bytes;
-use node::{NODE_VALUE_BYTES_MAX, NodeRef};
-use order::{Keys, ORDER_KEY_BYTES_MAX, Order};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use std::{
     fmt,
-    ops::{Bound, ControlFlow},
+    ops::ControlFlow,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
-use table::{GROUP, Table};
-use usage::Counters;
-use writer::{Pushed, Writer};
 
 /// Keys that are read without a pin before any is handed out; for more a pin is taken.
 const UNPINNED_KEYS_MAX: usize = 64;
@@ -66,17 +67,12 @@ pub struct MemoryOptions {
 
 /// A versioned, ordered store in memory.
 pub struct MemoryEngine {
-    table: Arc<Table>,
+    chains: Chains,
     visible: AtomicU64,
     pins: Arc<Pins>,
-    order: RwLock<Order>,
     /// Moves under its lock together with `visible`.
     marker: Mutex<Applied>,
     membership: Mutex<Bytes>,
-    writer: Mutex<Writer>,
-    counters: Arc<Counters>,
-    order_bytes: AtomicU64,
-    keys: AtomicU64,
     bytes_max: u64,
     /// Why the engine has ended, once it has.
     ended: OnceLock<String>,
@@ -92,20 +88,12 @@ impl MemoryEngine {
     /// An empty store at version zero.
     #[must_use]
     pub fn new(options: MemoryOptions) -> MemoryEngine {
-        let counters = Arc::new(Counters::default());
-        let writer = Writer::new(options.hash_seed, Arc::clone(&counters));
-        let order = Order::new();
         MemoryEngine {
-            table: Arc::clone(writer.table()),
+            chains: Chains::new(options.hash_seed, Absent::Nowhere),
             visible: AtomicU64::new(0),
             pins: Arc::default(),
-            order_bytes: AtomicU64::new(order.bytes()),
-            order: RwLock::new(order),
             marker: Mutex::default(),
             membership: Mutex::default(),
-            writer: Mutex::new(writer),
-            counters,
-            keys: AtomicU64::new(0),
             bytes_max: options.bytes_max,
             ended: OnceLock::new(),
         }
@@ -123,41 +111,15 @@ impl MemoryEngine {
         Error::Failed(self.ended.get_or_init(|| why).clone())
     }
 
-    /// What `apply` relies on.
-    fn check_writes(&self, writes: &[Write<'_>], applied: Applied) -> Result<(), Error> {
-        let visible = self.visible();
-        let mut last = visible;
-        for write in writes {
-            if write.version <= visible || write.version < last {
-                return Err(Error::Failed(format!("a write of version {} comes after version {last}", write.version)));
-            }
-            last = write.version;
-            if write.key.len() > ORDER_KEY_BYTES_MAX {
-                return Err(Error::Failed(format!("a key of {} bytes is too long", write.key.len())));
-            }
-            if write.value.is_some_and(|value| value.len() > NODE_VALUE_BYTES_MAX) {
-                return Err(Error::Failed("a value is too long".into()));
-            }
-        }
-        if applied.version < last {
-            return Err(Error::Failed(format!("the marker {} is behind version {last}", applied.version)));
-        }
-        Ok(())
-    }
-
     /// One attempt to read up to [`UNPINNED_KEYS_MAX`] keys without a pin.
     fn try_get_latest(&self, keys: &[&[u8]], each: &mut dyn FnMut(usize, Version, Option<Row<'_>>)) -> Option<Version> {
         let guard = crossbeam_epoch::pin();
         let version = self.visible();
         let mut found = [None; UNPINNED_KEYS_MAX];
         for (keys, found) in keys.chunks(GROUP).zip(found.chunks_mut(GROUP)) {
-            let found = &mut found[..keys.len()];
-            self.table.newest(keys, found, &guard);
-            for found in found {
-                *found = found.and_then(|newest| newest.at(version.0));
-            }
+            self.chains.read(keys, version, &mut found[..keys.len()], &guard);
         }
-        if self.pins.horizon() > version {
+        if self.pins.floor() > version {
             return None;
         }
         for (i, found) in found[..keys.len()].iter().enumerate() {
@@ -165,10 +127,6 @@ impl MemoryEngine {
         }
         Some(version)
     }
-}
-
-fn row(node: NodeRef<'_>) -> Option<Row<'_>> {
-    node.value().map(|value| Row { version: Version(node.version()), value })
 }
 
 impl Engine for MemoryEngine {
@@ -220,9 +178,9 @@ impl Engine for MemoryEngine {
         for (group, keys) in keys.chunks(GROUP).enumerate() {
             let mut found = [None; GROUP];
             let found = &mut found[..keys.len()];
-            self.table.newest(keys, found, &guard);
+            self.chains.read(keys, version, found, &guard);
             for (i, found) in found.iter().enumerate() {
-                each(group * GROUP + i, found.and_then(|newest| newest.at(version.0)).and_then(row));
+                each(group * GROUP + i, found.and_then(row));
             }
         }
         Ok(())
@@ -245,12 +203,7 @@ impl Engine for MemoryEngine {
                 return Ok(());
             }
             keys.reset(keys_max);
-            let (start, end) = (&scan.range.start[..], &scan.range.end[..]);
-            let was_all = match (&last, scan.reverse) {
-                (None, false) => self.order.read().copy_up(Bound::Included(start), end, &mut keys),
-                (Some(last), false) => self.order.read().copy_up(Bound::Excluded(last), end, &mut keys),
-                (last, true) => self.order.read().copy_down(start, last.as_deref().unwrap_or(end), &mut keys),
-            };
+            let was_all = self.chains.copy_keys(scan, last.as_deref(), &mut keys);
             let guard = crossbeam_epoch::pin();
             for first in (0..keys.len()).step_by(GROUP) {
                 let count = GROUP.min(keys.len() - first);
@@ -259,9 +212,9 @@ impl Engine for MemoryEngine {
                     *key = keys.get(first + i);
                 }
                 let mut found = [None; GROUP];
-                self.table.newest(&group[..count], &mut found[..count], &guard);
+                self.chains.read(&group[..count], version, &mut found[..count], &guard);
                 for (key, found) in group[..count].iter().zip(found) {
-                    if let Some(row) = found.and_then(|newest| newest.at(version.0)).and_then(row)
+                    if let Some(row) = found.and_then(row)
                         && each(key, row).is_break()
                     {
                         return Ok(());
@@ -279,49 +232,25 @@ impl Engine for MemoryEngine {
     }
 
     fn apply(&self, writes: &[Write<'_>], applied: Applied) -> Result<(), Error> {
-        let mut writer = self.writer.lock();
+        let mut writer = self.chains.writer();
         self.check_open()?;
-        self.check_writes(writes, applied)?;
+        check_writes(self.visible(), writes, applied)?;
         let guard = crossbeam_epoch::pin();
-        for writes in writes.chunks(GROUP) {
-            let mut hashes = [table::Hash::default(); GROUP];
-            let hashes = &mut hashes[..writes.len()];
-            for (hash, write) in hashes.iter_mut().zip(writes) {
-                *hash = self.table.hash(write.key);
-            }
-            writer.prefetch(hashes, &guard);
-            let mut appeared = [None; GROUP];
-            let mut appeared_count = 0;
-            for (&hash, write) in hashes.iter().zip(writes) {
-                match writer.push(hash, write.key, write.version.0, write.value, &guard) {
-                    Pushed::Appeared => {
-                        appeared[appeared_count] = Some(write.key);
-                        appeared_count += 1;
-                    }
-                    Pushed::Changed | Pushed::Nothing => {}
-                    Pushed::Stale => return Err(self.fail(format!("a key has version {} already", write.version))),
-                }
-            }
-            if appeared_count > 0 {
-                let mut order = self.order.write();
-                appeared.iter().flatten().for_each(|key| order.insert(key));
-                self.order_bytes.store(order.bytes(), Ordering::Relaxed);
-            }
-        }
+        self.chains.push(&mut writer, writes, &guard).map_err(|why| self.fail(why))?;
         {
             let mut marker = self.marker.lock();
             self.visible.store(applied.version.0, Ordering::Release);
             *marker = applied;
         }
-        self.keys.store(writer.keys(), Ordering::Relaxed);
-        self.cut(&mut writer, writes.len() * APPLY_TRIM_ITEMS, &guard);
+        let horizon = self.pins.horizon();
+        self.chains.cut(&mut writer, horizon, horizon, writes.len() * APPLY_TRIM_ITEMS, &guard);
         Ok(())
     }
 
     fn apply_membership(&self, membership: Bytes, applied: Applied) -> Result<(), Error> {
         self.check_open()?;
         let mut marker = self.marker.lock();
-        self.check_writes(&[], applied)?;
+        check_writes(self.visible(), &[], applied)?;
         *marker = applied;
         *self.membership.lock() = membership;
         Ok(())
@@ -345,10 +274,10 @@ impl Engine for MemoryEngine {
     }
 
     fn trim(&self, target: Version) -> bool {
-        let mut writer = self.writer.lock();
+        let mut writer = self.chains.writer();
         let horizon = self.pins.raise_horizon(target.min(self.visible()));
         let guard = crossbeam_epoch::pin();
-        self.cut(&mut writer, TRIM_ITEMS_MAX, &guard);
+        self.chains.cut(&mut writer, horizon, horizon, TRIM_ITEMS_MAX, &guard);
         writer.hand_over(&guard);
         writer.is_behind(horizon.0)
     }
@@ -357,13 +286,13 @@ impl Engine for MemoryEngine {
         let (pins, oldest) = self.pins.live();
         Usage {
             pressure: Pressure::None,
-            bytes: self.counters.bytes() + self.order_bytes.load(Ordering::Relaxed),
+            bytes: self.chains.bytes(),
             bytes_max: self.bytes_max,
-            history_bytes: self.counters.history(),
-            keys: self.keys.load(Ordering::Relaxed),
+            history_bytes: self.chains.history_bytes(),
+            keys: self.chains.keys(),
             pins,
             oldest_pin: oldest.unwrap_or_else(|| self.visible()),
-            horizon: self.pins.horizon(),
+            horizon: self.pins.floor(),
         }
     }
 
@@ -374,16 +303,5 @@ impl Engine for MemoryEngine {
     fn close(&self) -> Result<(), Error> {
         self.fail("the engine was closed".into());
         Ok(())
-    }
-}
-
-impl MemoryEngine {
-    /// Cuts what the horizon allows, and takes vanished keys out of the index.
-    fn cut(&self, writer: &mut Writer, items_max: usize, guard: &crossbeam_epoch::Guard) {
-        writer.cut(self.pins.horizon().0, items_max, guard, |key| {
-            let mut order = self.order.write();
-            order.remove(key);
-            self.order_bytes.store(order.bytes(), Ordering::Relaxed);
-        });
     }
 }

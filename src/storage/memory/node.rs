@@ -136,7 +136,7 @@ impl Drop for OwnedNode {
 
 /// A node that stays allocated for `'g`: as long as the guard under which it was found.
 #[derive(Clone, Copy)]
-pub(super) struct NodeRef<'g> {
+pub(in crate::storage) struct NodeRef<'g> {
     node: NonNull<Node>,
     life: PhantomData<&'g Guard>,
 }
@@ -159,7 +159,7 @@ impl<'g> NodeRef<'g> {
     }
 
     #[inline]
-    pub(super) fn version(self) -> u64 {
+    pub(in crate::storage) fn version(self) -> u64 {
         // SAFETY: the node is alive for 'g, and its version never changes after publication.
         unsafe { (*self.node.as_ptr()).version }
     }
@@ -172,7 +172,7 @@ impl<'g> NodeRef<'g> {
     }
 
     #[inline]
-    pub(super) fn key(self) -> &'g [u8] {
+    pub(in crate::storage) fn key(self) -> &'g [u8] {
         // SAFETY: the node is alive for 'g; `key_len` bytes were written from BYTES_AT on before publication and never
         // change. The pointer was made from the whole allocation, not from a reference to the header.
         unsafe {
@@ -189,7 +189,7 @@ impl<'g> NodeRef<'g> {
 
     /// The value; `None` if this version deleted the key.
     #[inline]
-    pub(super) fn value(self) -> Option<&'g [u8]> {
+    pub(in crate::storage) fn value(self) -> Option<&'g [u8]> {
         if self.is_tombstone() {
             return None;
         }
@@ -203,7 +203,7 @@ impl<'g> NodeRef<'g> {
 
     /// The version before this one, unless it has been cut.
     #[inline]
-    pub(super) fn prev(self) -> Option<NodeRef<'g>> {
+    pub(in crate::storage) fn prev(self) -> Option<NodeRef<'g>> {
         // SAFETY: the node is alive for 'g. What `prev` leads to is taken back only after `cut` has stored null here, so
         // either we see null, or it was reachable under our guard and outlives it.
         unsafe { NonNull::new((*self.node.as_ptr()).prev.load(Ordering::Acquire)).map(|prev| NodeRef::new(prev)) }
@@ -219,7 +219,7 @@ impl<'g> NodeRef<'g> {
 
     /// The newest version of this chain at or below `version`.
     #[inline]
-    pub(super) fn at(self, version: u64) -> Option<NodeRef<'g>> {
+    pub(in crate::storage) fn at(self, version: u64) -> Option<NodeRef<'g>> {
         let mut node = self;
         while node.version() > version {
             node = node.prev()?;

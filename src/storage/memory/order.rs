@@ -19,7 +19,7 @@ const LEAF_KEYS_MIN: usize = LEAF_KEYS_MAX / 4;
 /// A leaf of more bytes is split.
 const LEAF_BYTES_MAX: usize = 32 * 1024;
 /// Longest key: with it a leaf's bytes are still counted in 16 bits before it is split.
-pub(super) const ORDER_KEY_BYTES_MAX: usize = 16 * 1024;
+pub(in crate::storage) const ORDER_KEY_BYTES_MAX: usize = 16 * 1024;
 /// What a leaf costs in the map beside its own allocations: 72 bytes, in nodes that are half full at worst.
 const LEAF_OVERHEAD: u64 = 144;
 
@@ -301,7 +301,7 @@ fn reserve<T>(vector: &mut Vec<T>, more: usize) {
 
 /// Keys copied out of the index.
 #[derive(Default)]
-pub(super) struct Keys {
+pub(in crate::storage) struct Keys {
     bytes: Vec<u8>,
     ends: Vec<usize>,
     max: usize,
@@ -312,7 +312,7 @@ const KEYS_BYTES_MAX: usize = 64 * 1024;
 
 impl Keys {
     /// Forgets all keys and has room for `max`.
-    pub(super) fn reset(&mut self, max: usize) {
+    pub(in crate::storage) fn reset(&mut self, max: usize) {
         self.bytes.clear();
         self.ends.clear();
         self.max = max;
@@ -328,11 +328,11 @@ impl Keys {
         self.ends.push(self.bytes.len());
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::storage) fn len(&self) -> usize {
         self.ends.len()
     }
 
-    pub(super) fn get(&self, index: usize) -> &[u8] {
+    pub(in crate::storage) fn get(&self, index: usize) -> &[u8] {
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         &self.bytes[start..self.ends[index]]
     }

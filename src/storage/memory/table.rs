@@ -36,7 +36,7 @@ use std::{
 };
 
 /// How many lookups are interleaved: with 16, groups of 64 cost a quarter more.
-pub(super) const GROUP: usize = 32;
+pub(in crate::storage) const GROUP: usize = 32;
 /// Slots of a line.
 const SLOTS: usize = 8;
 /// A segment of more lines is split when it is full.
@@ -383,12 +383,13 @@ impl TableWriter {
         Some(Found { slot, newest, hash })
     }
 
-    /// Puts a key into the table that is not there.
-    pub(super) fn insert(&mut self, hash: Hash, key: &[u8], version: u64, value: &[u8], guard: &Guard) {
+    /// Puts a key into the table that is not there; `None` as a deleted one. Returns what its version costs in bytes.
+    pub(super) fn insert(&mut self, hash: Hash, key: &[u8], version: u64, value: Option<&[u8]>, guard: &Guard) -> u64 {
         self.make_room(hash, guard);
         let segment = self.table.segment(hash.place, guard);
-        let node = OwnedNode::new(hash.place, key, version, Some(value), null_mut());
-        self.counters.add(node.as_ref().bytes());
+        let node = OwnedNode::new(hash.place, key, version, value, null_mut());
+        let bytes = node.as_ref().bytes();
+        self.counters.add(bytes);
         let (slot, was_empty) = segment.free_slot(hash);
         slot.store(tagged(node.publish().as_ptr(), hash.tag), Ordering::Release);
         // SAFETY: headers are the writer's alone, and the segment is in the directory, so it is alive.
@@ -396,6 +397,7 @@ impl TableWriter {
             (*segment.header()).live += 1;
             (*segment.header()).used += u32::from(was_empty);
         }
+        bytes
     }
 
     /// Takes a key out whose newest version is `newest`, if that still is its newest. Its node becomes the caller's, to

@@ -28,6 +28,15 @@ const RETIRED_MAX: usize = 128;
 /// Batches that come back from the collector and are freed at once: more than are handed to it.
 const RETURNED_MAX: usize = 16;
 
+/// What it means that a key is not in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::storage) enum Absent {
+    /// It does not exist: a deletion of it changes nothing.
+    Nowhere,
+    /// It may exist below, in a base: a deletion of it must be remembered.
+    Below,
+}
+
 /// What a push did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pushed {
@@ -42,7 +51,7 @@ pub(super) enum Pushed {
 }
 
 /// The writer's state.
-pub(super) struct Writer {
+pub(in crate::storage) struct Writer {
     table: TableWriter,
     queue: Queue,
     retired: Retired,
@@ -50,13 +59,14 @@ pub(super) struct Writer {
     counters: Arc<Counters>,
     /// Keys that exist at the version being written.
     keys: u64,
+    absent: Absent,
 }
 
 impl Writer {
-    pub(super) fn new(hash_seed: u64, counters: Arc<Counters>) -> Writer {
+    pub(super) fn new(hash_seed: u64, absent: Absent, counters: Arc<Counters>) -> Writer {
         let table = table(hash_seed, Arc::clone(&counters));
         let retired = Retired::new(&counters);
-        Writer { table, queue: Queue::default(), retired, returned: Arc::default(), counters, keys: 0 }
+        Writer { table, queue: Queue::default(), retired, returned: Arc::default(), counters, keys: 0, absent }
     }
 
     /// The table, for readers.
@@ -77,9 +87,14 @@ impl Writer {
     /// Writes one version of a key.
     pub(super) fn push(&mut self, hash: Hash, key: &[u8], version: u64, value: Option<&[u8]>, guard: &Guard) -> Pushed {
         let Some(found) = self.table.find(hash, key, guard) else {
-            let Some(value) = value else { return Pushed::Nothing };
-            self.table.insert(hash, key, version, value, guard);
-            self.keys += 1;
+            if value.is_none() && self.absent == Absent::Nowhere {
+                return Pushed::Nothing;
+            }
+            let bytes = self.table.insert(hash, key, version, value, guard);
+            match value {
+                Some(_) => self.keys += 1,
+                None => self.counters.add_history(bytes),
+            }
             return Pushed::Appeared;
         };
         let old = found.newest;
@@ -106,8 +121,16 @@ impl Writer {
         Pushed::Changed
     }
 
-    /// Handles up to `items_max` versions that the horizon has reached. `vanish` is called with each key that is gone.
-    pub(super) fn cut(&mut self, horizon: u64, items_max: usize, guard: &Guard, mut vanish: impl FnMut(&[u8])) {
+    /// Handles up to `items_max` versions that the horizon has reached. A tombstone at or below `vanish_max` goes with its
+    /// key; `vanish` is called with each key that is gone.
+    pub(super) fn cut(
+        &mut self,
+        horizon: u64,
+        vanish_max: u64,
+        items_max: usize,
+        guard: &Guard,
+        mut vanish: impl FnMut(&[u8]),
+    ) {
         let mut left = items_max;
         while left > 0 {
             let mut group = [None; GROUP];
@@ -129,7 +152,7 @@ impl Writer {
                     // through this one alone. Nothing behind it is left, for its own turn came before.
                     self.retire(unsafe { OwnedNode::take_back(old) }, guard);
                 }
-                if node.is_tombstone() && self.table.remove(node, guard) {
+                if node.is_tombstone() && node.version() <= vanish_max && self.table.remove(node, guard) {
                     vanish(node.key());
                     // SAFETY: it was the newest of its key and its slot no longer leads to it; it left the queue above.
                     self.retire(unsafe { OwnedNode::take_back(node.as_ptr()) }, guard);
@@ -140,6 +163,32 @@ impl Writer {
             }
             left -= count;
         }
+    }
+
+    /// Takes a key out, with its only version, if that is at or below `floor`. Returns whether it did. Everything up to the
+    /// floor has been cut.
+    pub(super) fn evict(&mut self, key: &[u8], floor: u64, guard: &Guard) -> bool {
+        let hash = self.table.table().hash(key);
+        let Some(newest) = self.table.find(hash, key, guard).map(|found| found.newest.as_ptr()) else { return false };
+        // SAFETY: its slot leads to it, and only this writer takes it out.
+        let newest = unsafe { NodeRef::new(newest) };
+        if newest.version() > floor {
+            return false;
+        }
+        assert!(!self.is_behind(floor), "what is evicted no longer waits to be cut");
+        assert!(newest.prev().is_none(), "what it supersedes was cut");
+        if !self.table.remove(newest, guard) {
+            return false;
+        }
+        if !newest.is_tombstone() {
+            self.keys -= 1;
+            // Tombstones count as history from the start, and whatever is retired is taken off again.
+            self.counters.add_history(newest.bytes());
+        }
+        // SAFETY: its slot no longer leads to it, and no newer version does, for it was the newest. It has left the queue,
+        // or was never in it, by the first assertion, and nothing stands behind it, by the second.
+        self.retire(unsafe { OwnedNode::take_back(newest.as_ptr()) }, guard);
+        true
     }
 
     /// Whether the horizon has reached a version that was not handled yet.
@@ -158,7 +207,7 @@ impl Writer {
     }
 
     /// Hands what was retired to the collector, and frees what came back.
-    pub(super) fn hand_over(&mut self, guard: &Guard) {
+    pub(in crate::storage) fn hand_over(&mut self, guard: &Guard) {
         if !self.retired.nodes.is_empty() {
             let retired = mem::replace(&mut self.retired, Retired::new(&self.counters));
             let returned = Arc::clone(&self.returned);

@@ -5,7 +5,24 @@ use quantadb::{node, server, storage};
 use std::time::Duration;
 
 impl Configuration {
-    /// The memory engine's options. The seed keeps strangers from choosing keys that collide.
+    /// The options of what lies on disk. The seed keeps strangers from choosing keys that collide.
+    pub fn storage(&self, hash_seed: u64) -> node::StorageOptions {
+        let storage = &self.storage;
+        node::StorageOptions {
+            engine: storage::DurableOptions {
+                memory_bytes_max: self.memory_bytes_max.0,
+                block_cache_bytes: storage.block_cache_bytes.0,
+                slice_bytes: storage.slice_bytes.0,
+                slice_age_max: Duration::from_millis(storage.slice_age_ms_max.0),
+                reserve_bytes: storage.reserve_bytes.0,
+                hash_seed,
+            },
+            log_segment_bytes: Some(storage.log_segment_bytes.0),
+            log_cache_bytes_max: Some(storage.log_cache_bytes.size()),
+        }
+    }
+
+    /// The memory engine's options, with a seed of the same kind.
     pub fn engine(&self, hash_seed: u64) -> storage::MemoryOptions {
         storage::MemoryOptions { bytes_max: self.memory_bytes_max.0, hash_seed }
     }

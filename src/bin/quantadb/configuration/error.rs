@@ -23,12 +23,6 @@ pub enum Error {
     /// A field does not go with the others.
     #[error("{}`{field}`: {what}", path.as_deref().map(prefix).unwrap_or_default())]
     Whole { path: Option<PathBuf>, field: &'static str, what: String },
-    /// Serving from a directory is asked for.
-    #[error(
-        "this build keeps data in memory only and stores nothing on disk: everything is gone when it stops. Start it \
-         with --memory, or set `memory: true`, to accept that"
-    )]
-    NeedsMemory,
     /// Two answers to one question.
     #[error("--memory and --data-dir exclude each other: data lies in memory or in a directory")]
     MemoryOrDirectory,

@@ -21,6 +21,7 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     thread,
+    time::Duration,
 };
 
 /// A configuration file is not read past this.
@@ -44,6 +45,7 @@ pub struct Configuration {
     pub log_level: LogLevel,
     pub log_format: LogFormat,
     pub log_lines_max: Within<16, 1_048_576>,
+    pub storage: Storage,
     pub history: History,
     pub idempotency: Idempotency,
     pub committer: Committer,
@@ -65,6 +67,7 @@ impl Default for Configuration {
             log_level: LogLevel::Info,
             log_format: LogFormat::Terminal,
             log_lines_max: Within(8_192),
+            storage: Storage::default(),
             history: History::default(),
             idempotency: Idempotency::default(),
             committer: Committer::default(),
@@ -130,6 +133,36 @@ impl std::str::FromStr for LogFormat {
             _ => Err(format!("`{text}` is no log format; allowed are terminal and json")),
         }
     }
+}
+
+/// What lies on disk, and how it gets there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    pub block_cache_bytes: Within<{ MIB }, { 1 << 50 }>,
+    pub slice_bytes: Within<{ MIB }, { 16 * GIB }>,
+    pub slice_age_ms_max: Within<1_000, DAY_MS>,
+    pub reserve_bytes: Within<0, { 1 << 50 }>,
+    pub log_segment_bytes: Within<{ 64 * 1024 }, { 4 * GIB }>,
+    pub log_cache_bytes: Within<0, { 64 * GIB }>,
+}
+
+impl Default for Storage {
+    fn default() -> Storage {
+        let engine = quantadb::storage::DurableOptions::default();
+        Storage {
+            block_cache_bytes: Within(engine.block_cache_bytes),
+            slice_bytes: Within(engine.slice_bytes),
+            slice_age_ms_max: Within(ms(engine.slice_age_max)),
+            reserve_bytes: Within(engine.reserve_bytes),
+            log_segment_bytes: Within(64 * MIB),
+            log_cache_bytes: Within(64 * MIB),
+        }
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How long old versions are kept.
@@ -221,7 +254,6 @@ pub struct Sessions {
 impl Default for Sessions {
     fn default() -> Sessions {
         let server = quantadb::server::Options::default();
-        let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Sessions {
             connections_max: Within(server.connections_max as u64),
             requests_in_flight_max: Within(server.requests_in_flight_max as u64),
@@ -271,9 +303,6 @@ impl Configuration {
         let mut configuration = Configuration::load(flags.config.as_deref())?;
         configuration.take(flags)?;
         configuration.check(None)?;
-        if !configuration.memory {
-            return Err(Error::NeedsMemory);
-        }
         Ok(configuration)
     }
 

@@ -104,14 +104,17 @@ fn flags_win_over_the_file() {
     let over = serve(&words).unwrap();
     assert_eq!((over.log_level, over.workers, over.log_format), (LogLevel::Debug, Within(2), LogFormat::Json));
     assert_eq!((over.admin_listen, over.listen), (AdminAddress::Nowhere, Address::loopback(1)));
-    assert!(serve(&["--config", file, "--data-dir", "d"]).expect_err("not in memory").contains("in memory only"));
+    let on_disk = serve(&["--config", file, "--data-dir", "d"]).expect("the flag wins");
+    assert!(!on_disk.memory && on_disk.data_dir == Path::new("d"));
     assert!(serve(&["--memory", "--workers", "0"]).expect_err("none").contains("--workers: 0 is out of bounds"));
     fs::remove_file(&path).unwrap();
     assert!(serve(&["--config", file]).expect_err("it is gone").contains("cannot be read"));
 }
 
 #[test]
-fn this_build_says_that_it_keeps_data_in_memory() {
-    assert!(serve(&[]).expect_err("nothing said").contains("--memory"));
+fn data_lie_in_a_directory_unless_told_otherwise() {
+    let nothing_said = serve(&[]).expect("the defaults serve");
+    assert!(!nothing_said.memory && nothing_said.data_dir == Path::new("./quantadb-data"));
+    assert!(serve(&["--memory"]).expect("it is allowed").memory);
     assert!(serve(&["--memory", "--data-dir", "d"]).expect_err("both").contains("exclude"));
 }

@@ -1,0 +1,123 @@
+//! From a data directory to a running replica: opens the store and the log, and makes sure that they belong together.
+//!
+//! ```text
+//! log      purged ──────┬─────────────── entries ───────────────> last
+//! store                 marker: everything up to here is on disk
+//! ```
+//!
+//! The log must reach down to the store's marker and up past it: `purged <= marker <= last`, and the entry at the marker's
+//! index is the marker's. Then the entries above the marker are applied again once the group knows that they are
+//! committed, which a group of one knows when it leads. Anything else means that a part was lost or exchanged, and is
+//! refused.
+
+use super::Directory;
+use crate::{
+    env::Env,
+    log::{self, Log, LogOptions, Owner},
+    storage::{self, DurableEngine, DurableOptions, Engine},
+    types::LogId,
+};
+use slog::{Logger, info, warn};
+use std::sync::Arc;
+
+/// What a replica on disk is told.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StorageOptions {
+    /// The store's.
+    pub engine: DurableOptions,
+    /// Bytes of a segment of the log; `None` for the log's own choice.
+    pub log_segment_bytes: Option<u64>,
+    /// Bytes of entries that the log keeps in memory for those who read it; `None` for the log's own choice.
+    pub log_cache_bytes_max: Option<usize>,
+}
+
+/// Why a replica cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The log refuses.
+    #[error(transparent)]
+    Log(#[from] log::OpenError),
+    /// The store refuses.
+    #[error(transparent)]
+    Storage(#[from] storage::OpenError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Read(#[from] log::LogError),
+    /// Log and store do not belong together.
+    #[error("log and base do not belong together: {what} (base at {}, log purged up to {} and ends at {}); restore this node from a backup or another node", name(*marker), name(*purged), name(*last))]
+    Torn {
+        /// What is wrong.
+        what: &'static str,
+        /// The store's marker.
+        marker: Option<LogId>,
+        /// Up to where the log was purged.
+        purged: Option<LogId>,
+        /// The log's last entry.
+        last: Option<LogId>,
+    },
+}
+
+fn name(log_id: Option<LogId>) -> String {
+    log_id.map_or_else(|| "nothing".into(), |log_id| log_id.to_string())
+}
+
+/// An opened replica: what [`super::Node::start`] wants.
+pub struct Recovered {
+    /// The store, at its marker.
+    pub engine: Arc<dyn Engine>,
+    /// The log.
+    pub log: Log,
+    /// The last entry of the log, up to which it will be applied again.
+    pub last: Option<LogId>,
+}
+
+/// Opens what lies in a data directory. Blocks while it reads the log.
+pub fn recover(
+    env: &Env,
+    logger: &Logger,
+    directory: &Directory,
+    options: StorageOptions,
+) -> Result<Recovered, RecoveryError> {
+    let begun = env.now();
+    let identity = directory.identity();
+    let engine = DurableEngine::open(env, &directory.base(), options.engine)?;
+    let mut log_options = LogOptions::new(Owner { cluster: identity.cluster, node: identity.node });
+    log_options.segment_bytes = options.log_segment_bytes.unwrap_or(log_options.segment_bytes);
+    log_options.cache_bytes_max = options.log_cache_bytes_max.unwrap_or(log_options.cache_bytes_max);
+    let (log, recovered) = Log::open(env, &directory.log(), log_options)?;
+    if let Some(cut) = &recovered.cut {
+        warn!(logger, "the log ended in a write that was never acknowledged; it was cut";
+            "file" => %cut.path.display(), "offset" => cut.offset, "bytes" => cut.bytes);
+    }
+    let marker = engine.applied().log_id;
+    belong_together(marker, &log)?;
+    let first = marker.map_or(0, |marker| marker.index + 1);
+    let entries = recovered.last.map_or(0, |last| (last.index + 1).saturating_sub(first));
+    info!(logger, "opened"; "directory" => %directory.path().display(), "version" => engine.visible().0,
+        "base_at" => name(marker), "log_ends" => name(recovered.last), "entries_to_apply" => entries,
+        "ms" => (env.now() - begun).as_millis());
+    Ok(Recovered { engine: Arc::new(engine), log, last: recovered.last })
+}
+
+/// Checks that the log goes on where the store ends.
+pub(super) fn belong_together(marker: Option<LogId>, log: &Log) -> Result<(), RecoveryError> {
+    let (purged, last) = (log.purged(), log.last());
+    let torn = |what| RecoveryError::Torn { what, marker, purged, last };
+    let index = |log_id: Option<LogId>| log_id.map(|log_id| log_id.index);
+    if index(purged) > index(marker) {
+        return Err(torn("entries between them are gone"));
+    }
+    let Some(marker) = marker else { return Ok(()) };
+    if index(last) < Some(marker.index) {
+        return Err(torn("the log ends below what the base has applied"));
+    }
+    let at_marker = match purged {
+        Some(purged) if purged.index == marker.index => Some(purged),
+        _ => log.read(marker.index, marker.index + 1, 1)?.first().map(|entry| entry.id),
+    };
+    if at_marker == Some(marker) {
+        Ok(())
+    } else {
+        Err(torn("the entry that the base has applied last is another in the log"))
+    }
+}

@@ -1,0 +1,375 @@
+//! The durable engine: recent versions in memory, and everything older in a [`Base`](super::Base).
+//!
+//! ```text
+//!    apply ──> recent: chains of versions by key           everything above F, and perhaps some below
+//!                │
+//!                │ flush: of every key the newest version <= B, and what pinned readers need, with the marker of B
+//!                ▼
+//!              base: sorted runs on disk                   everything up to F
+//! ```
+//!
+//! *F* is the version of the base's marker. The log is the journal of what lies above it: after a crash the engine opens at
+//! F, and the log is applied again from the marker's entry on. Everything that is applied has one place or both; never none.
+//!
+//! # Reading at a version
+//!
+//! Recent first: the newest version of the key at or below, a tombstone included, decides. Only if recent has none, the
+//! base is asked. This order is right whatever happens meanwhile, for recent gives up a version only after the base has
+//! it. For example, with F = 8, `a` written at 3, 7 and 9:
+//!
+//! ```text
+//! recent: 9          base: 7, and 3 if somebody had pinned a version below 7 when 7 was stored
+//! read at 9: recent's 9.   read at 8: recent has nothing that old; the base's 7.
+//! ```
+//!
+//! # Flushing
+//!
+//! A flush chooses its target B, a boundary between entries (`boundaries`), and in the same step closes everything below
+//! it to new readers ([`Pins::close_below`](super::Pins::close_below)). What is pinned below B at that moment is stored too,
+//! for each pin the version that it sees; a read without a pin that began below is repeated. While the flush runs nothing
+//! is cut above the pins, nor above B: what it stores is exact. Once the run is durable, F is B, and everything up
+//! to F leaves memory, though pins live below it: they read the base, and while they live the base forgets nothing. So a
+//! reader that stays for a minute costs disk and no memory.
+//!
+//! Applying never waits for the base's disk, except for what an atomic operation must read.
+//!
+//! # Bounds
+//!
+//! | what | bound |
+//! |---|---|
+//! | bytes in memory | flushed without regard to history above half of `memory_bytes_max`; writes pause ([`Pressure::Behind`]) from three quarters down to half |
+//! | bytes of a run | about `slice_bytes`, or half of `memory_bytes_max` where more than that is in a hurry |
+//! | bytes on disk | [`Pressure::DiskFull`] below `reserve_bytes`; reads go on, and writes do again when there is room |
+//!
+//! Evicted at once is what was flushed: no clean rows stay in memory, the base's block cache serves them.
+//!
+//! Never here: a journal, a decision about what is visible, a thread. [`Engine::maintain`] is called from outside.
+
+mod boundaries;
+mod flush;
+mod reads;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use super::{
+    Applied, Base, BaseError, Engine, Error, LsmBase, LsmOptions, Marker, OpenError, Pin, Pins, Pressure, Row, Scan,
+    Usage, Write,
+    memory::{Absent, Chains, check_writes},
+};
+use crate::{
+    env::Env,
+    storage::base::{FULL_KEYS_END, FULL_KEYS_START},
+    types::Version,
+};
+use boundaries::Boundaries;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::{
+    fmt,
+    ops::ControlFlow,
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// Superseded versions that one call of `trim` handles.
+const TRIM_ITEMS_MAX: usize = 1024;
+/// Superseded versions that `apply` handles for each write, so that chains do not grow between calls of `trim`.
+const APPLY_TRIM_ITEMS: usize = 2;
+
+/// What the engine is told when it is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct DurableOptions {
+    /// Bytes that recent versions may take.
+    pub memory_bytes_max: u64,
+    /// Bytes of the base's blocks that are kept in memory, beside `memory_bytes_max`.
+    pub block_cache_bytes: u64,
+    /// What was written is flushed when this many bytes of it can be.
+    pub slice_bytes: u64,
+    /// Fewer bytes are flushed when the last flush is this long ago.
+    pub slice_age_max: Duration,
+    /// Bytes of the file system that are left free.
+    pub reserve_bytes: u64,
+    /// Seeds the hash of keys. Unpredictable where keys come from strangers.
+    pub hash_seed: u64,
+}
+
+impl Default for DurableOptions {
+    fn default() -> DurableOptions {
+        DurableOptions {
+            memory_bytes_max: 1024 * 1024 * 1024,
+            block_cache_bytes: 256 * 1024 * 1024,
+            slice_bytes: 64 * 1024 * 1024,
+            slice_age_max: Duration::from_secs(300),
+            reserve_bytes: 512 * 1024 * 1024,
+            hash_seed: 0,
+        }
+    }
+}
+
+/// A versioned, ordered store that outlives its process.
+///
+/// Lock order: `maintenance`, the writer of `chains`, `boundaries`, `progress`; none is held while the base works, but
+/// `maintenance`.
+pub struct DurableEngine {
+    env: Env,
+    base: Box<dyn Base>,
+    /// Everything above `flushed`.
+    chains: Chains,
+    visible: AtomicU64,
+    /// F: everything up to this version stands in the base.
+    flushed: AtomicU64,
+    pins: Arc<Pins>,
+    boundaries: Mutex<Boundaries>,
+    progress: Mutex<Progress>,
+    /// Held by whoever moves something to the base.
+    maintenance: Mutex<()>,
+    is_behind: AtomicBool,
+    space: Space,
+    base_rows: AtomicU64,
+    options: DurableOptions,
+    /// Why the engine has ended, once it has.
+    ended: OnceLock<String>,
+}
+
+/// How far the store has come; `applied` moves under its lock together with `visible`.
+struct Progress {
+    applied: Applied,
+    membership: Bytes,
+    stored: Marker,
+}
+
+/// The room on disk, as it was when somebody last looked.
+#[derive(Default)]
+struct Space {
+    is_full: AtomicBool,
+    available: AtomicU64,
+}
+
+impl fmt::Debug for DurableEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DurableEngine").field("usage", &self.usage()).finish_non_exhaustive()
+    }
+}
+
+impl DurableEngine {
+    /// Opens the store in a directory, or makes an empty one there. It begins at [`Engine::stored`]: the log's entries after
+    /// that are to be applied again. Costs a look at every table; a few milliseconds for a gigabyte.
+    pub fn open(env: &Env, directory: &Path, options: DurableOptions) -> Result<DurableEngine, OpenError> {
+        let base_options =
+            LsmOptions { block_cache_bytes: options.block_cache_bytes, table_bytes: options.slice_bytes };
+        let base = LsmBase::open(env, directory, base_options)?;
+        Ok(DurableEngine::over(env, Box::new(base), options))
+    }
+
+    /// The engine over a base of the caller's.
+    #[must_use]
+    pub fn over(env: &Env, base: Box<dyn Base>, options: DurableOptions) -> DurableEngine {
+        let stored = base.marker().unwrap_or_default();
+        let version = stored.applied.version;
+        let pins = Arc::new(Pins::default());
+        pins.raise_horizon(version);
+        DurableEngine {
+            env: env.clone(),
+            chains: Chains::new(options.hash_seed, Absent::Below),
+            visible: AtomicU64::new(version.0),
+            flushed: AtomicU64::new(version.0),
+            pins,
+            boundaries: Mutex::new(Boundaries::new(options.slice_bytes, env.now())),
+            progress: Mutex::new(Progress { applied: stored.applied, membership: stored.membership.clone(), stored }),
+            maintenance: Mutex::default(),
+            is_behind: AtomicBool::new(false),
+            space: Space::default(),
+            base_rows: AtomicU64::new(base.usage().rows),
+            base,
+            options,
+            ended: OnceLock::new(),
+        }
+    }
+
+    /// Everything up to here stands in the base.
+    fn flushed(&self) -> Version {
+        Version(self.flushed.load(Ordering::Acquire))
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        match self.ended.get() {
+            None => Ok(()),
+            Some(why) => Err(Error::Failed(why.clone())),
+        }
+    }
+
+    /// Ends the engine, for it can no longer do what it promises.
+    fn fail(&self, why: String) -> Error {
+        Error::Failed(self.ended.get_or_init(|| why).clone())
+    }
+
+    /// A read that the base refused.
+    fn read_failed(&self, error: &BaseError) -> Error {
+        self.fail(format!("the base cannot be read: {error}"))
+    }
+
+    /// How far chains may be cut: what the base has, and what neither pins nor a flush need.
+    fn cut_horizon(&self) -> Version {
+        self.pins.horizon().max(self.flushed())
+    }
+
+    /// Writes pause from three quarters of the memory on, until it is half empty again.
+    fn note_memory(&self) {
+        let (bytes, max) = (self.chains.bytes(), self.options.memory_bytes_max);
+        if bytes > max / 4 * 3 {
+            self.is_behind.store(true, Ordering::Relaxed);
+        } else if bytes < max / 2 {
+            self.is_behind.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn pressure(&self) -> Pressure {
+        if self.space.is_full.load(Ordering::Acquire) {
+            let available = self.space.available.load(Ordering::Relaxed);
+            Pressure::DiskFull { available, reserve: self.options.reserve_bytes }
+        } else if self.is_behind.load(Ordering::Relaxed) {
+            Pressure::Behind
+        } else {
+            Pressure::None
+        }
+    }
+}
+
+impl Engine for DurableEngine {
+    fn visible(&self) -> Version {
+        Version(self.visible.load(Ordering::Acquire))
+    }
+
+    fn applied(&self) -> Applied {
+        self.progress.lock().applied
+    }
+
+    fn pin(&self) -> Pin {
+        self.pins.pin_latest(|| self.visible())
+    }
+
+    fn pin_at(&self, version: Version) -> Result<Pin, Error> {
+        self.check_open()?;
+        let visible = self.visible();
+        if version > visible {
+            return Err(Error::Ahead { asked: version, visible });
+        }
+        self.pins.pin(version)
+    }
+
+    fn get_latest(
+        &self,
+        keys: &[&[u8]],
+        each: &mut dyn FnMut(usize, Version, Option<Row<'_>>),
+    ) -> Result<Version, Error> {
+        self.read_latest(keys, each)
+    }
+
+    fn get_at(&self, pin: &Pin, keys: &[&[u8]], each: &mut dyn FnMut(usize, Option<Row<'_>>)) -> Result<(), Error> {
+        self.read_at(pin, keys, each)
+    }
+
+    fn scan(
+        &self,
+        pin: &Pin,
+        scan: Scan<'_>,
+        each: &mut dyn FnMut(&[u8], Row<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        self.scan_at(pin, scan, each)
+    }
+
+    fn apply(&self, writes: &[Write<'_>], applied: Applied) -> Result<(), Error> {
+        let mut writer = self.chains.writer();
+        self.check_open()?;
+        check_writes(self.visible(), writes, applied)?;
+        if writes.iter().any(|write| write.key < FULL_KEYS_START || write.key >= FULL_KEYS_END) {
+            return Err(Error::Failed("a key has no keyspace".into()));
+        }
+        let guard = crossbeam_epoch::pin();
+        self.chains.push(&mut writer, writes, &guard).map_err(|why| self.fail(why))?;
+        let membership = {
+            let mut progress = self.progress.lock();
+            self.visible.store(applied.version.0, Ordering::Release);
+            progress.applied = applied;
+            progress.membership.clone()
+        };
+        self.boundaries.lock().note(writes, applied, &membership);
+        self.chains.cut(&mut writer, self.cut_horizon(), self.flushed(), writes.len() * APPLY_TRIM_ITEMS, &guard);
+        self.note_memory();
+        Ok(())
+    }
+
+    fn apply_membership(&self, membership: Bytes, applied: Applied) -> Result<(), Error> {
+        let _writer = self.chains.writer();
+        self.check_open()?;
+        check_writes(self.visible(), &[], applied)?;
+        let mut progress = self.progress.lock();
+        self.visible.store(applied.version.0, Ordering::Release);
+        progress.applied = applied;
+        progress.membership = membership;
+        Ok(())
+    }
+
+    fn membership(&self) -> Bytes {
+        self.progress.lock().membership.clone()
+    }
+
+    fn stored(&self) -> Applied {
+        self.progress.lock().stored.applied
+    }
+
+    fn stored_membership(&self) -> Bytes {
+        self.progress.lock().stored.membership.clone()
+    }
+
+    fn maintain(&self) -> Result<bool, Error> {
+        self.maintain_piece()
+    }
+
+    fn trim(&self, target: Version) -> bool {
+        let mut writer = self.chains.writer();
+        let goal = {
+            let mut boundaries = self.boundaries.lock();
+            let progress = self.progress.lock();
+            boundaries.keep_from(target, progress.applied, &progress.membership).unwrap_or(Version::ZERO)
+        };
+        self.pins.raise_horizon(goal);
+        let guard = crossbeam_epoch::pin();
+        let is_left = self.chains.cut(&mut writer, self.cut_horizon(), self.flushed(), TRIM_ITEMS_MAX, &guard);
+        writer.hand_over(&guard);
+        self.note_memory();
+        is_left
+    }
+
+    /// `keys` is an upper estimate: what stands in the base and in memory counts twice, as do rows of the base that wait
+    /// to be cleared away.
+    fn usage(&self) -> Usage {
+        let (pins, oldest) = self.pins.live();
+        Usage {
+            pressure: self.pressure(),
+            bytes: self.chains.bytes(),
+            bytes_max: self.options.memory_bytes_max,
+            history_bytes: self.chains.history_bytes(),
+            keys: self.base_rows.load(Ordering::Relaxed) + self.chains.keys(),
+            pins,
+            oldest_pin: oldest.unwrap_or_else(|| self.visible()),
+            horizon: self.pins.floor(),
+        }
+    }
+
+    fn persist(&self) -> Result<(), Error> {
+        self.flush_all()
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        // Whoever is flushing is waited for, so that nothing moves once this has returned.
+        let _maintenance = self.maintenance.lock();
+        self.fail("the engine was closed".into());
+        Ok(())
+    }
+}
