@@ -82,5 +82,6 @@ fn a_flipped_bit_is_found_or_without_effect() {
     }
     println!("{refused} of {FLIPS} flips were refused by open or read; a check named the file of {found}");
     assert!(refused > FLIPS / 2, "{refused}");
+    assert!(found > FLIPS / 10 * 9, "{found}");
     assert_eq!(read_all(directory.path()), Ok(expected));
 }
