@@ -41,8 +41,8 @@ use crate::{
 };
 use bytes::Bytes;
 use lsm_tree::{
-    AbstractTree, AnyTree, Cache, Config, DescriptorTable, Guard, InternalValue, SequenceNumberCounter, Tree,
-    ValueType, compaction::Leveled,
+    AbstractTree, AnyTree, Cache, Checksum, Config, DescriptorTable, Guard, InternalValue, SequenceNumberCounter,
+    Table, Tree, ValueType, compaction::Leveled,
 };
 use parking_lot::Mutex;
 use std::{
@@ -132,7 +132,10 @@ impl LsmBase {
             Err(BaseError::NoSpace(what)) => {
                 return Err(io(directory)(io::Error::new(io::ErrorKind::StorageFull, what)));
             }
-            Err(BaseError::Failed(what)) => return Err(damaged(what)),
+            Err(BaseError::Failed(what)) => {
+                let path = damaged_table(env, directory).unwrap_or_else(|| directory.to_owned());
+                return Err(OpenError::Damaged { path, what });
+            }
         };
         let base = LsmBase {
             is_empty: AtomicBool::new(tree.table_count() == 0),
@@ -308,6 +311,16 @@ impl Base for LsmBase {
     fn available(&self) -> Result<u64, BaseError> {
         self.env.files().available(&self.directory).map_err(|error| io_error(&error))
     }
+}
+
+/// The first table that cannot be opened by itself, for the crate does not say which it was.
+fn damaged_table(env: &Env, directory: &Path) -> Option<PathBuf> {
+    let tables = env.files().list(&directory.join(TABLES)).ok()?;
+    tables.into_iter().map(|name| directory.join(TABLES).join(name)).find(|path| {
+        let cache = Arc::new(Cache::with_capacity_bytes(0));
+        let any = Checksum::from_raw(0);
+        caught(|| Table::recover(path.clone(), any, 0, 0, cache, None, true, true)).is_err()
+    })
 }
 
 fn item(row: RunRow) -> InternalValue {

@@ -23,6 +23,8 @@ mod integrity;
 mod lsm;
 mod marker;
 mod restore;
+#[cfg(test)]
+mod tests;
 
 pub use integrity::{Finding, check_base};
 pub use lsm::{LsmBase, LsmOptions};

@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod damage;
+mod failures;
+mod long_reader;
 mod model;
+mod pieces;
+mod threads;
 
 use super::*;
 use crate::{

@@ -242,8 +242,8 @@ fn any_steps_over_a_simulated_base_equal_the_model() {
 
 #[test]
 fn any_steps_over_a_base_on_disk_equal_the_model() {
-    for seed in first_seed()..first_seed() + 6 {
+    for seed in first_seed()..first_seed() + 3 {
         let options = all_options()[(seed % 3) as usize];
-        run(&mut OnDisk(TemporaryDirectory::new("durable-model")), options, seed, 250, 5);
+        run(&mut OnDisk(TemporaryDirectory::new("durable-model")), options, seed, 120, 10);
     }
 }

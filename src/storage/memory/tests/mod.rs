@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod eviction;
 mod growth;
 mod model;
 mod threads;
