@@ -10,6 +10,7 @@
 //! | [`hosted`] | the same on a thread of its own, for tests that block |
 //! | [`connection`] | a raw blocking connection: frames in, frames out |
 //! | [`faults`] | an engine that fails where a script says so |
+//! | [`files`] | files in memory that lose power, fail and lie, by seed and by plan |
 //! | [`transcript`] | commands in, answers out, compared with a golden file |
 //! | [`directory`] | directories that are gone when the test ends |
 //! | [`assertions`] | comparing bytes, waiting with a bound |
@@ -31,6 +32,7 @@ pub mod server;
 pub mod assertions;
 pub mod directory;
 pub mod faults;
+pub mod files;
 pub mod transcript;
 
 /// The guidelines; here so that their examples are run.

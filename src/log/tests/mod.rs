@@ -1,5 +1,7 @@
 //! Tests of the log.
 
+mod driver;
+mod model;
 mod real;
 
 use super::*;
