@@ -66,7 +66,7 @@ pub enum Fault {
     Io,
     /// It fails with ENOSPC, and does nothing.
     NoSpace,
-    /// A write writes a part of its bytes and fails with EIO; any other call fails with EIO.
+    /// A write writes a part of its bytes, up to the end of a sector, and fails with EIO; any other call fails with EIO.
     Short,
     /// Power is cut in the midst of it: it may have been done, and it and every later call fail until
     /// [`SimulatedFiles::crash`].
@@ -446,7 +446,11 @@ impl File for OpenFile {
         let length = state.disk.file_mut(self.node).seen.len() as u64;
         state.room(end.saturating_sub(length))?;
         let written = match fault {
-            Some(Fault::Short) => &bytes[..state.draw().below(bytes.len() as u64) as usize],
+            Some(Fault::Short) => {
+                // The kernel copies page by page, so what was copied ends with a sector.
+                let end = (offset + state.draw().below(bytes.len() as u64)) / 512 * 512;
+                &bytes[..end.saturating_sub(offset) as usize]
+            }
             _ => bytes,
         };
         state.disk.file_mut(self.node).write(written, offset);

@@ -74,13 +74,16 @@ impl Driver {
         }
     }
 
+    /// Another, over a copy of the disk.
+    pub(super) fn copy(&self) -> Driver {
+        let mut copy = Driver::new(self.options.segment_bytes);
+        copy.files = self.files.copy();
+        copy
+    }
+
     /// What was proposed last.
     pub(super) fn held(&self) -> &Held {
         self.states.last().expect("it begins with one")
-    }
-
-    pub(super) fn acknowledged(&self) -> usize {
-        self.answers.lock().iter().filter(|(_, fine)| *fine).map(|(number, _)| *number).max().unwrap_or(0)
     }
 
     pub(super) fn open(&self) -> Result<Life, OpenError> {
