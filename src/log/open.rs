@@ -15,14 +15,17 @@ use super::{
 };
 use crate::env::{Env, Files};
 use parking_lot::Mutex;
-use std::{collections::VecDeque, io, path::Path, sync::Arc, sync::atomic::Ordering::Relaxed};
+use std::{
+    collections::VecDeque,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 use tokio::sync::mpsc::unbounded_channel;
 
 pub(super) fn open(env: &Env, directory: &Path, options: LogOptions) -> Result<(Log, Recovered), OpenError> {
     let files = env.files();
     make_directory(files, directory)?;
-    // Names that a crash left visible and not durable must not be built upon.
-    files.sync_directory(directory).calling("sync", directory)?;
     let mut survey = survey(files, directory, Some(options.owner))?;
     if let Some(first) = survey.findings.drain(..).next() {
         return Err(first.into());
@@ -71,17 +74,25 @@ pub(super) fn open(env: &Env, directory: &Path, options: LogOptions) -> Result<(
     Ok((Log::new(state, queue, metrics, [task, preparer]), recovered))
 }
 
-/// Makes the directory if there is none, durable under its name.
+/// Makes the directory if there is none, durable under its name: names that a crash left visible and not durable must not be
+/// built upon, so what is above it is synced even if it is there.
 fn make_directory(files: &dyn Files, directory: &Path) -> Result<(), CallFailed> {
-    match files.list(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        _ => return Ok(()),
+    let is_missing = |path: &Path| files.list(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let above = |path: &Path| match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Some(PathBuf::from(".")),
+        parent => parent.map(Path::to_owned),
+    };
+    let mut made: Vec<_> = above(directory).into_iter().collect();
+    while let Some(path) = made.last().filter(|path| is_missing(path)).and_then(|path| above(path)) {
+        made.push(path);
     }
-    files.create_directory(directory).calling("create", directory)?;
-    match directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => files.sync_directory(parent).calling("sync", parent),
-        None => files.sync_directory(Path::new(".")).calling("sync", directory),
+    if is_missing(directory) {
+        files.create_directory(directory).calling("create", directory)?;
     }
+    for path in made.iter().rev() {
+        files.sync_directory(path).calling("sync", path)?;
+    }
+    files.sync_directory(directory).calling("sync", directory)
 }
 
 /// Begins the first segment, which is small, so that an empty directory is ready at once.

@@ -11,6 +11,7 @@
 //! | [`connection`] | a raw blocking connection: frames in, frames out |
 //! | [`base`] | a base in memory that crashes and fails where a script says so |
 //! | [`faults`] | an engine that fails where a script says so |
+//! | [`files`] | files in memory that lose power, fail and lie, by seed and by plan |
 //! | [`transcript`] | commands in, answers out, compared with a golden file |
 //! | [`directory`] | directories that are gone when the test ends |
 //! | [`assertions`] | comparing bytes, waiting with a bound |
@@ -33,6 +34,7 @@ pub mod assertions;
 pub mod base;
 pub mod directory;
 pub mod faults;
+pub mod files;
 pub mod transcript;
 
 /// The guidelines; here so that their examples are run.

@@ -1,6 +1,11 @@
 //! Tests of the log.
 
+mod damage;
+mod driver;
+mod faults;
+mod model;
 mod real;
+mod refusals;
 
 use super::*;
 use std::sync::mpsc;
