@@ -32,12 +32,15 @@ fn seeds() -> BTreeMap<String, Vec<u8>> {
         let name = format!("{opcode:?}").to_lowercase();
         let any = AnyRequest::of(&mut g, opcode);
         seeds.insert(format!("request/{name}"), [&opcode.number().to_be_bytes()[..], &any.payload()].concat());
-        if opcode != Opcode::Scan {
+        if !opcode.is_stream() {
             reply(&mut seeds, &mut g, &name, Kind::Response, opcode);
         }
     }
     for kind in [Kind::Hello, Kind::Welcome, Kind::Chunk, Kind::End, Kind::Error, Kind::Credit, Kind::Cancel] {
         reply(&mut seeds, &mut g, &format!("{kind:?}").to_lowercase(), kind, Opcode::Scan);
+    }
+    for kind in [Kind::Chunk, Kind::End] {
+        reply(&mut seeds, &mut g, &format!("backup-{kind:?}").to_lowercase(), kind, Opcode::Backup);
     }
     for kind in [Kind::Ping, Kind::Notice, Kind::Goaway] {
         reply(&mut seeds, &mut g, &format!("{kind:?}").to_lowercase(), kind, Opcode::Status);
@@ -168,6 +171,8 @@ fn sessions() -> Vec<(&'static str, Bytes)> {
     stream.raw(Opcode::Scan, &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]);
     stream.raw(Opcode::Scan, &[0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 0, 0]);
     stream.raw(Opcode::Scan, &[0, 0, 0, 1, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]);
+    // All of it, with a credit of 64 KiB.
+    stream.raw(Opcode::Backup, &[0, 1, 0, 0]);
     stream.raw(Opcode::DeleteRange, &[0, 0, 0, 1, 0, 1, b'a', 1, 0, 1, b'c']);
     sessions.push(("ranges", stream.end()));
 
