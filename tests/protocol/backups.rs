@@ -145,7 +145,7 @@ fn a_backup_goes_on_behind_its_token_at_the_same_version() {
     let mut other = Peer::open(&server);
     let mut heard = other.backup(token.clone());
     assert_eq!(number(&end(&heard)["fields"]["version"]), 30);
-    assert_eq!(number(&end(&heard)["fields"]["rows"]) as usize, 30 - rows(&[first.clone()]).len());
+    assert_eq!(number(&end(&heard)["fields"]["rows"]) as usize, 30 - rows(std::slice::from_ref(&first)).len());
     heard.insert(0, first);
     let all = rows(&heard);
     assert_eq!(all.iter().map(|row| row.2).collect::<Vec<_>>(), (1..=30).collect::<Vec<_>>());

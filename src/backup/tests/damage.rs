@@ -9,7 +9,7 @@ use std::ops::Range;
 /// Where the parts of a file stand: header, blocks, footer.
 fn parts(file: &[u8]) -> Vec<Range<usize>> {
     let number = |at: usize| u32::from_be_bytes(file[at..at + 4].try_into().expect("four bytes")) as usize;
-    let mut parts = vec![0..HEADER_BYTES];
+    let mut parts: Vec<_> = std::iter::once(0..HEADER_BYTES).collect();
     loop {
         let start = parts.last().expect("it has a header").end;
         let end = match file[start] {
