@@ -1,6 +1,7 @@
 //! Backups of a running server under concurrent writes, and what a database that was restored from one accepts.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use futures_util::StreamExt;
 use quantadb::{
     backup::{Header, Reader, Restored, Row, Summary, Writer, restore},
     client::{
@@ -39,7 +40,8 @@ async fn connected(server: &TestServer) -> Client {
 
 async fn all_of(backup: &mut Backup) -> Vec<BackupRow> {
     let mut rows = Vec::new();
-    while let Some(row) = backup.next().await {
+    // As the stream that it is.
+    while let Some(row) = StreamExt::next(backup).await {
         rows.push(row.unwrap());
     }
     rows

@@ -72,6 +72,10 @@ fn a_file_that_is_given_up_leaves_nothing() {
         matches!(&nowhere, TargetError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound),
         "{nowhere}"
     );
+    let file = directory.path().join("file");
+    fs::write(&file, b"").expect("it is written");
+    let below_a_file = Target::create(&env, &file.join("b"), false).err().expect("no directory");
+    assert!(matches!(below_a_file, TargetError::Io { .. }), "{below_a_file}");
     let a_directory = Target::create(&env, directory.path(), false).err().expect("it is a directory");
     assert!(matches!(a_directory, TargetError::Exists(_)), "{a_directory}");
 }
