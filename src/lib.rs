@@ -11,6 +11,9 @@ pub mod wire;
 pub mod client;
 
 #[cfg(feature = "full")]
+pub mod backup;
+
+#[cfg(feature = "full")]
 pub mod storage;
 
 #[cfg(feature = "full")]

@@ -8,6 +8,9 @@ mod programs;
 #[path = "cli/admin.rs"]
 mod admin;
 
+#[path = "cli/backups.rs"]
+mod backups;
+
 #[path = "cli/data.rs"]
 mod data;
 

@@ -2,9 +2,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use quantadb::{
+    backup::{Header as BackupHeader, Row, Writer},
     testing::wire::{AnyFrames, AnyReply, AnyRequest, from_hex},
     txn::AtomicOp,
-    types::{IdempotencyPair, Isolation, KeyspaceId, Version, limits::FRAME_PAYLOAD_BYTES_MAX},
+    types::{ClusterId, IdempotencyPair, Isolation, KeyspaceId, Version, limits::FRAME_PAYLOAD_BYTES_MAX},
     wire::{
         Header, Kind, Opcode, Request, RequestBody, RequestTags, peek,
         preface::PREFACE,
@@ -32,21 +33,50 @@ fn seeds() -> BTreeMap<String, Vec<u8>> {
         let name = format!("{opcode:?}").to_lowercase();
         let any = AnyRequest::of(&mut g, opcode);
         seeds.insert(format!("request/{name}"), [&opcode.number().to_be_bytes()[..], &any.payload()].concat());
-        if opcode != Opcode::Scan {
+        if !opcode.is_stream() {
             reply(&mut seeds, &mut g, &name, Kind::Response, opcode);
         }
     }
     for kind in [Kind::Hello, Kind::Welcome, Kind::Chunk, Kind::End, Kind::Error, Kind::Credit, Kind::Cancel] {
         reply(&mut seeds, &mut g, &format!("{kind:?}").to_lowercase(), kind, Opcode::Scan);
     }
+    for kind in [Kind::Chunk, Kind::End] {
+        reply(&mut seeds, &mut g, &format!("backup-{kind:?}").to_lowercase(), kind, Opcode::Backup);
+    }
     for kind in [Kind::Ping, Kind::Notice, Kind::Goaway] {
         reply(&mut seeds, &mut g, &format!("{kind:?}").to_lowercase(), kind, Opcode::Status);
     }
     vectors(&mut seeds);
+    backups(&mut seeds);
     for (name, stream) in sessions() {
         seeds.insert(format!("session/{name}"), [&REPAIRED[..], &stream].concat());
     }
     seeds
+}
+
+/// Files of backups: of nothing, of few rows, of two blocks, and cut short. Even: as they stand; odd: made right first.
+fn backups(seeds: &mut BTreeMap<String, Vec<u8>>) {
+    let header = BackupHeader { cluster: ClusterId([7; 16]), version: Version(99), taken_ms: 1_700_000_000_000 };
+    let file = |rows: &[(&str, usize)]| {
+        let mut writer = Writer::begin(Vec::new(), header).expect("memory takes it");
+        for (name, length) in rows {
+            let (key, value) = (KeyspaceId::DEFAULT.full_key(name.as_bytes()), vec![b'v'; *length]);
+            writer.push(&Row { key: &key, version: Version(3), value: &value }).expect("rows are in order");
+        }
+        writer.finish(1_700_000_000_001).expect("memory takes it").0
+    };
+    let few = file(&[("", 0), ("a", 3), ("ab", 20)]);
+    for (name, file) in [("nothing", &file(&[])[..]), ("few", &few), ("cut", &few[..90])] {
+        for (how, first) in [("as-it-is", 0), ("made-right", 1)] {
+            seeds.insert(format!("backup/{name}-{how}"), [&[first], file].concat());
+        }
+    }
+    // The writer gathers 64 KiB in a block, more than a fuzzer's input: two short ones are put together from three files.
+    let (header_bytes, footer_bytes) = (48, 61);
+    let (one, other, both) = (file(&[("a", 3)]), file(&[("b", 20)]), file(&[("a", 3), ("b", 20)]));
+    let block = |file: &[u8]| file[header_bytes..file.len() - footer_bytes].to_vec();
+    let (header, footer) = (&both[..header_bytes], &both[both.len() - footer_bytes..]);
+    seeds.insert("backup/blocks-made-right".into(), [&[1], header, &block(&one), &block(&other), footer].concat());
 }
 
 /// The golden vectors of the specification: each by its kind, those of a file as one stream, and all requests in a session.
@@ -168,6 +198,8 @@ fn sessions() -> Vec<(&'static str, Bytes)> {
     stream.raw(Opcode::Scan, &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]);
     stream.raw(Opcode::Scan, &[0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 0, 0]);
     stream.raw(Opcode::Scan, &[0, 0, 0, 1, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]);
+    // All of it, with a credit of 64 KiB.
+    stream.raw(Opcode::Backup, &[0, 1, 0, 0]);
     stream.raw(Opcode::DeleteRange, &[0, 0, 0, 1, 0, 1, b'a', 1, 0, 1, b'c']);
     sessions.push(("ranges", stream.end()));
 

@@ -40,6 +40,7 @@ const FLOORS: &[Floor] = &[
     floor("encoding", 0),
     floor("env", 0),
     Floor { only: Some(&["types", "encoding"]), waits: false, ..floor("wire", 10) },
+    Floor { only: Some(&["types", "encoding", "env"]), waits: false, ..floor("backup", 10) },
     floor("storage", 10),
     floor("log", 10),
     Floor { only: Some(&["types", "encoding", "storage"]), waits: false, ..floor("txn", 20) },

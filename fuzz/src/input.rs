@@ -65,6 +65,11 @@ fn repair(mut stream: &mut [u8]) {
 
 /// CRC-32 as zlib has it, by a table of its own: another implementation than the one that is fuzzed.
 fn checksum(bytes: &[u8]) -> u32 {
+    checksum_on(0, bytes)
+}
+
+/// The same, going on from the checksum of what came before.
+pub(crate) fn checksum_on(before: u32, bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];
         let mut byte = 0;
@@ -79,5 +84,5 @@ fn checksum(bytes: &[u8]) -> u32 {
         }
         table
     };
-    !bytes.iter().fold(u32::MAX, |sum, byte| (sum >> 8) ^ TABLE[usize::from(sum as u8 ^ byte)])
+    !bytes.iter().fold(!before, |sum, byte| (sum >> 8) ^ TABLE[usize::from(sum as u8 ^ byte)])
 }

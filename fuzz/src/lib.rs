@@ -5,6 +5,7 @@
 //! | `frame` | a stream of frames, split | any split gives the same frames and the same end; each encodes to its bytes |
 //! | `request` | opcode, payload of a REQUEST | what decodes encodes to the same bytes, ignored tags aside |
 //! | `reply` | kind, opcode, payload of any other frame | the same |
+//! | `backup` | a file of a backup | what is whole is written and read again as the same rows; no part of it is whole |
 //! | `session` | a client's frames, split, to a server | the answers are well formed, each to a request, one end each; it ends |
 //!
 //! All but `session` bound what is allocated: at most four times what was received and 4 KiB.
@@ -18,6 +19,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+pub mod file;
 pub mod input;
 pub mod world;
 

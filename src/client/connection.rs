@@ -444,7 +444,7 @@ impl State {
         waiter.started = true;
         if let Sink::Scan(inbox) = &waiter.sink {
             deliveries.push(Delivery::Chunk(inbox.clone(), frame.payload));
-        } else if frame.opcode != Opcode::Scan.number() {
+        } else if !Opcode::from_number(frame.opcode).is_some_and(Opcode::is_stream) {
             return Err(no_scan());
         } else if waiter.abandon() {
             self.put(Kind::Cancel, id, |out| Cancel.encode(out));

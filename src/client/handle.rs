@@ -1,5 +1,6 @@
 //! The handle that everything begins with.
 
+use super::backup::Backup;
 use super::call::Nature;
 use super::data::{Applied, Deleted, KeyRange, Value};
 use super::error::Error;
@@ -335,6 +336,12 @@ impl Client {
     #[must_use]
     pub fn scan(&self, range: impl Into<KeyRange>) -> Scan {
         self.default_keyspace().scan(range)
+    }
+
+    /// Every row of every keyspace, as of one version: see [`Backup`].
+    #[must_use]
+    pub fn backup(&self) -> Backup {
+        Backup::new(self.clone(), CallOptions::new())
     }
 
     /// See [`Keyspace::count`].

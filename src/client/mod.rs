@@ -44,6 +44,7 @@ mod options;
 mod handle;
 mod keyspace;
 
+mod backup;
 mod execute;
 mod scan;
 mod transact;
@@ -62,6 +63,7 @@ mod waiters;
 mod tests;
 
 pub use crate::types::AtomicOp;
+pub use backup::{Backup, BackupRow, BackupSummary};
 pub use connector::{Connector, Socket};
 pub use data::{Applied, Deleted, KeyRange, Row, Value};
 pub use error::{Error, ErrorKind};

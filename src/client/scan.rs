@@ -15,7 +15,9 @@ use super::transaction::Transaction;
 use super::waiters::{Cancelling, Failure, Reply, Sink};
 use crate::env::BoxFuture;
 use crate::types::{KeyspaceId, Version};
-use crate::wire::{Chunk, DecodeError, IfGone, Request, RequestBody, RequestTags, ScanEnd, ScanEndReason};
+use crate::wire::{
+    self, BackupChunk, BackupEnd, Chunk, DecodeError, IfGone, Request, RequestBody, RequestTags, ScanEnd, ScanEndReason,
+};
 use bytes::Bytes;
 use futures_core::Stream;
 use std::{
@@ -46,6 +48,20 @@ pub struct Scan {
     token_read: Option<Bytes>,
     token_received: Option<Bytes>,
     summary: Option<ScanSummary>,
+    /// What a backup tells besides.
+    backup: BackupTotals,
+}
+
+/// What a backup has told so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct BackupTotals {
+    /// Of the rows received; told by every part.
+    pub(super) version: Option<Version>,
+    /// Full keys and values received.
+    pub(super) bytes: u64,
+    /// Told at the end.
+    pub(super) clock_ms: u64,
+    bytes_before: u64,
 }
 
 /// What a scan tells at its end.
@@ -63,11 +79,20 @@ pub struct ScanSummary {
     pub resume_token: Option<Bytes>,
 }
 
+/// Which stream it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// The range, in this keyspace.
+    Range(KeyspaceId),
+    /// Every keyspace: rows have full keys, and are all of one version.
+    Everything,
+}
+
 /// What is asked for; all that opening it again takes.
 #[derive(Clone)]
 struct Plan {
     client: Client,
-    keyspace: KeyspaceId,
+    what: What,
     options: CallOptions,
     transaction: Option<Transaction>,
     range: KeyRange,
@@ -113,10 +138,19 @@ impl fmt::Debug for Scan {
 
 impl Scan {
     pub(super) fn new(client: Client, keyspace: KeyspaceId, options: CallOptions, range: KeyRange) -> Scan {
+        Scan::open_later(client, What::Range(keyspace), options, range)
+    }
+
+    /// Every row of every keyspace, at one version.
+    pub(super) fn everything(client: Client, options: CallOptions) -> Scan {
+        Scan::open_later(client, What::Everything, options, KeyRange::all())
+    }
+
+    fn open_later(client: Client, what: What, options: CallOptions, range: KeyRange) -> Scan {
         let credit = client.link().options.scan_credit.max(1);
         let plan = Plan {
             client,
-            keyspace,
+            what,
             options,
             transaction: None,
             range,
@@ -139,6 +173,7 @@ impl Scan {
             token_read: None,
             token_received: None,
             summary: None,
+            backup: BackupTotals::default(),
         }
     }
 
@@ -225,7 +260,11 @@ impl Scan {
         self.summary.as_ref()
     }
 
-    fn poll_row(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Row, Error>>> {
+    pub(super) fn backup_totals(&self) -> BackupTotals {
+        self.backup
+    }
+
+    pub(super) fn poll_row(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Row, Error>>> {
         loop {
             if let Some(row) = self.rows.pop_front() {
                 return Poll::Ready(Some(Ok(row)));
@@ -261,14 +300,33 @@ impl Scan {
     }
 
     fn take_chunk(&mut self, payload: &Bytes) -> Result<(), Error> {
-        let chunk = Chunk::decode(payload).map_err(Error::reply)?;
-        self.rows.extend(chunk.rows.iter().map(|row| row_of(payload, &row)));
-        self.rows_received += chunk.rows.len() as u64;
+        let before = self.rows.len();
+        let resume_token = match self.plan.what {
+            What::Range(_) => {
+                let chunk = Chunk::decode(payload).map_err(Error::reply)?;
+                self.rows.extend(chunk.rows.iter().map(|row| row_of(payload, &row)));
+                chunk.resume_token
+            }
+            What::Everything => {
+                let chunk = BackupChunk::decode(payload).map_err(Error::reply)?;
+                self.backup.is_of(chunk.version)?;
+                for row in &chunk.rows {
+                    self.backup.bytes += (row.key.len() + row.value.len()) as u64;
+                    self.rows.push_back(row_of(
+                        payload,
+                        &wire::Row { key: row.key, version: row.version, value: row.value },
+                    ));
+                }
+                chunk.resume_token
+            }
+        };
+        let received = self.rows.len() - before;
+        self.rows_received += received as u64;
         self.chunk_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-        if !chunk.rows.is_empty() {
+        if received > 0 {
             self.resumes = 0;
         }
-        if let Some(token) = chunk.resume_token {
+        if let Some(token) = resume_token {
             self.token_received = Some(Bytes::copy_from_slice(token));
         }
         Ok(())
@@ -279,7 +337,7 @@ impl Scan {
             Ok(payload) => payload,
             Err(failure) => return self.resume_after(failure),
         };
-        let end = ScanEnd::decode(&payload).map_err(Error::reply)?;
+        let end = self.decode_end(&payload)?;
         if !self.plan.count_only && end.rows != self.rows_received - self.rows_before {
             return Err(Error::reply(DecodeError::malformed(
                 "a scan's end tells another number of rows than there were",
@@ -297,6 +355,26 @@ impl Scan {
         });
         self.stage = Stage::Done;
         Ok(())
+    }
+
+    /// The end of either stream, as a scan's.
+    fn decode_end<'p>(&mut self, payload: &'p [u8]) -> Result<ScanEnd<'p>, Error> {
+        if self.plan.what != What::Everything {
+            return ScanEnd::decode(payload).map_err(Error::reply);
+        }
+        let end = BackupEnd::decode(payload).map_err(Error::reply)?;
+        self.backup.is_of(end.version)?;
+        if end.bytes != self.backup.bytes - self.backup.bytes_before {
+            return Err(Error::reply(DecodeError::malformed("a backup's end tells of other rows than there were")));
+        }
+        self.backup.clock_ms = end.clock_ms;
+        Ok(ScanEnd {
+            version: end.version,
+            rows: end.rows,
+            reason: ScanEndReason::Exhausted,
+            first_version: end.version,
+            resume_token: None,
+        })
     }
 
     /// Opens the scan again where it was, if that is possible.
@@ -330,10 +408,21 @@ impl Scan {
             }
         }
         self.rows_before = self.rows_received;
+        self.backup.bytes_before = self.backup.bytes;
         if let Some(token) = &self.token_received {
             self.plan.token = Some(token.clone());
         }
         self.stage = Stage::Opening(Box::pin(self.plan.clone().open(wait * self.resumes)));
+        Ok(())
+    }
+}
+
+impl BackupTotals {
+    /// Everything is of one version.
+    fn is_of(&mut self, version: Version) -> Result<(), Error> {
+        if *self.version.get_or_insert(version) != version {
+            return Err(Error::reply(DecodeError::malformed("a backup goes on at another version than it began")));
+        }
         Ok(())
     }
 }
@@ -372,14 +461,17 @@ impl Plan {
             if_gone: (self.token.is_some() && self.if_gone == IfGone::Newer).then_some(IfGone::Newer),
             ..RequestTags::default()
         };
-        let body = RequestBody::Scan(crate::wire::Scan {
-            range: self.range.within(self.keyspace),
-            reverse: self.reverse,
-            keys_only: self.keys_only,
-            count_only: self.count_only,
-            limit: self.limit,
-            credit: self.credit,
-        });
+        let body = match self.what {
+            What::Range(keyspace) => RequestBody::Scan(wire::Scan {
+                range: self.range.within(keyspace),
+                reverse: self.reverse,
+                keys_only: self.keys_only,
+                count_only: self.count_only,
+                limit: self.limit,
+                credit: self.credit,
+            }),
+            What::Everything => RequestBody::Backup { credit: self.credit },
+        };
         let inbox = Arc::new(Inbox::default());
         let give_up = self.options.deadline.map(|_| deadline + super::GRACE);
         let posting = || Posting {

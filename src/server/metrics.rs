@@ -23,6 +23,8 @@ pub struct Metrics {
     pub gets_total: AtomicU64,
     /// Scans begun.
     pub scans_total: AtomicU64,
+    /// Backups begun, those that go on from a token included.
+    pub backups_total: AtomicU64,
     /// Transactions open now.
     pub transactions: AtomicU64,
     /// Transactions begun.
@@ -38,7 +40,7 @@ pub struct Metrics {
 impl Metrics {
     /// Every counter with its name.
     #[must_use]
-    pub fn counters(&self) -> [(&'static str, u64); 14] {
+    pub fn counters(&self) -> [(&'static str, u64); 15] {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("connections", read(&self.connections)),
@@ -50,6 +52,7 @@ impl Metrics {
             ("protocol_errors_total", read(&self.protocol_errors_total)),
             ("gets_total", read(&self.gets_total)),
             ("scans_total", read(&self.scans_total)),
+            ("backups_total", read(&self.backups_total)),
             ("transactions", read(&self.transactions)),
             ("transactions_total", read(&self.transactions_total)),
             ("transactions_expired_total", read(&self.transactions_expired_total)),

@@ -59,6 +59,13 @@ pub fn record_key(pair: IdempotencyPair) -> FullKey {
     key.freeze()
 }
 
+/// Whether a full key is that of a record.
+#[must_use]
+pub fn is_record_key(key: &[u8]) -> bool {
+    let system = KeyspaceId::SYSTEM.0.to_be_bytes();
+    key.strip_prefix(&system).is_some_and(|key| key.first() == Some(&TAG))
+}
+
 /// The records of pairs with `from <= seen < to`.
 #[must_use]
 pub fn records_between(from: Version, to: Version) -> KeyRange {
@@ -180,6 +187,10 @@ mod tests {
     fn expiry_takes_a_range_of_what_was_seen() {
         let pair = |seen| IdempotencyPair { key: [0xff; 16], seen: Version(seen) };
         let range = records_between(Version(5), Version(8));
+        assert!(is_record_key(&record_key(pair(4))));
+        for other in [&b"\0\0\0\0kname"[..], b"\0\0\0\x01i", b"\0\0\0\0", b"i"] {
+            assert!(!is_record_key(other), "{other:?}");
+        }
         assert!(!range.contains(&record_key(pair(4))));
         assert!(range.contains(&record_key(pair(5))));
         assert!(range.contains(&record_key(pair(7))));

@@ -29,6 +29,7 @@ mod codec;
 mod frame;
 pub mod preface;
 
+mod backup;
 mod control;
 mod error;
 mod execute;
@@ -40,6 +41,7 @@ mod scan;
 mod tags;
 mod token;
 
+pub use backup::{BackupChunk, BackupEnd, BackupRow};
 pub use codec::{Codec, CodecError, Frame};
 pub use control::{Cancel, Credit, Goaway, Notice, Ping};
 pub use error::{DecodeError, WireError};
@@ -55,4 +57,4 @@ pub use response::{
 };
 pub use scan::{Chunk, Scan, ScanEnd, ScanEndReason};
 pub use tags::{Consistency, Grease, IfGone, RequestTags};
-pub use token::ResumeToken;
+pub use token::{Course, ResumeToken};

@@ -98,6 +98,11 @@ pub enum RequestBody<'a> {
         /// The pair that names it.
         pair: IdempotencyPair,
     },
+    /// Every row of every keyspace as of one version, as a stream.
+    Backup {
+        /// Bytes of CHUNK payload that the server may send on this stream.
+        credit: u32,
+    },
 }
 
 impl<'a> Request<'a> {
@@ -210,6 +215,7 @@ impl<'a> RequestBody<'a> {
             RequestBody::Savepoint { .. } => Opcode::Savepoint,
             RequestBody::RollbackTo { .. } => Opcode::RollbackTo,
             RequestBody::Outcome { .. } => Opcode::Outcome,
+            RequestBody::Backup { .. } => Opcode::Backup,
         }
     }
 
@@ -236,6 +242,7 @@ impl<'a> RequestBody<'a> {
             Opcode::Outcome => {
                 RequestBody::Outcome { pair: IdempotencyPair { key: reader.array16()?, seen: Version(reader.u64()?) } }
             }
+            Opcode::Backup => RequestBody::Backup { credit: reader.u32()? },
             Opcode::OpenKeyspace => read_open_keyspace(reader)?,
             Opcode::Status => RequestBody::Status,
             Opcode::ReadVersion => RequestBody::ReadVersion,
@@ -265,6 +272,7 @@ impl<'a> RequestBody<'a> {
                 out.put_slice(&pair.key);
                 out.put_u64(pair.seen.0);
             }
+            RequestBody::Backup { credit } => out.put_u32(*credit),
             RequestBody::OpenKeyspace { create, name } => {
                 out.put_u8(u8::from(*create));
                 out.put_bytes16(name.as_bytes());

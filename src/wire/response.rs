@@ -51,7 +51,9 @@ impl<'a> Response<'a> {
             Opcode::Execute => Response::Execute(ExecuteReply::decode(payload)?),
             Opcode::Commit => Response::Commit(CommitReply::decode(payload)?),
             Opcode::Outcome => Response::Outcome(OutcomeReply::decode(payload)?),
-            Opcode::Scan => return Err(DecodeError::malformed("a scan is answered by chunks and an end")),
+            Opcode::Scan | Opcode::Backup => {
+                return Err(DecodeError::malformed("a stream is answered by chunks and an end"));
+            }
             Opcode::ReadVersion
             | Opcode::Put
             | Opcode::Delete
@@ -554,6 +556,7 @@ mod tests {
     fn replies_that_make_no_sense_are_refused() {
         let code = |opcode, bytes: &[u8]| Response::decode(opcode, bytes).expect_err("no sense").code;
         assert_eq!(code(Opcode::Scan, b""), ErrorCode::MALFORMED);
+        assert_eq!(code(Opcode::Backup, b""), ErrorCode::MALFORMED);
         assert_eq!(code(Opcode::Atomic, b"\0\0\0\0\0\0\0\x01\0\0\0\0\x01r"), ErrorCode::MALFORMED);
         let outcome = |state, version, code, has, count: &[u8]| {
             [&[state, 0, 0, 0, 0, 0, 0, 0, version, 0, code, has][..], count].concat()

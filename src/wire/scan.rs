@@ -141,7 +141,7 @@ impl<'a> ScanEnd<'a> {
     }
 }
 
-fn read_token<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, DecodeError> {
+pub(super) fn read_token<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, DecodeError> {
     let mut token = None;
     read_tags(reader, |tag, value| {
         if tag == Tag::RESUME_TOKEN {
@@ -152,7 +152,7 @@ fn read_token<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, DecodeErr
     Ok(token)
 }
 
-fn write_token(out: &mut BytesMut, token: Option<&[u8]>) {
+pub(super) fn write_token(out: &mut BytesMut, token: Option<&[u8]>) {
     if let Some(token) = token {
         put_tag(out, Tag::RESUME_TOKEN, token);
     }

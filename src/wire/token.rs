@@ -1,4 +1,4 @@
-//! Where a scan goes on: what the server tells itself through the client, which does not look inside.
+//! Where a stream goes on: what the server tells itself through the client, which does not look inside.
 
 use super::error::DecodeError;
 use super::registry::ErrorCode;
@@ -9,16 +9,35 @@ use bytes::{BufMut, BytesMut};
 
 const FORMAT: u8 = 1;
 
-/// A position in a scan.
+/// Which way a stream goes, and of which kind it is: a token of one is of no use to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// A scan from the start of its range to the end.
+    Forward = 0,
+    /// A scan from the end of its range to the start.
+    Reverse = 1,
+    /// A backup.
+    Backup = 2,
+}
+
+impl Course {
+    /// That of a scan.
+    #[must_use]
+    pub const fn of_scan(reverse: bool) -> Course {
+        if reverse { Course::Reverse } else { Course::Forward }
+    }
+}
+
+/// A position in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResumeToken<'a> {
-    /// The version that the scan reads at.
+    /// The version that the stream reads at.
     pub version: Version,
-    /// Whether it goes from the end to the start.
-    pub reverse: bool,
+    /// Which way it goes.
+    pub course: Course,
     /// The first bytes of the cluster's id, so that a token of another cluster is refused.
     pub cluster: [u8; 4],
-    /// The last full key that the scan has told: it goes on strictly past it.
+    /// The last full key that it has told: it goes on strictly past it.
     pub position: &'a [u8],
 }
 
@@ -45,23 +64,24 @@ impl<'a> ResumeToken<'a> {
             return None;
         }
         let version = Version(reader.u64().ok()?);
-        let reverse = match reader.u8().ok()? {
-            0 => false,
-            1 => true,
+        let course = match reader.u8().ok()? {
+            0 => Course::Forward,
+            1 => Course::Reverse,
+            2 => Course::Backup,
             _ => return None,
         };
         let cluster = reader.u32().ok()?.to_be_bytes();
         let position = reader.bytes16().ok()?;
         reader.finish().ok()?;
         let whole = (4..=4 + KEY_BYTES_MAX).contains(&position.len());
-        whole.then_some(ResumeToken { version, reverse, cluster, position })
+        whole.then_some(ResumeToken { version, course, cluster, position })
     }
 
     /// Appends the token.
     pub fn encode(&self, out: &mut BytesMut) {
         out.put_u8(FORMAT);
         out.put_u64(self.version.0);
-        out.put_u8(u8::from(self.reverse));
+        out.put_u8(self.course as u8);
         out.put_slice(&self.cluster);
         out.put_bytes16(self.position);
     }
@@ -79,7 +99,7 @@ mod tests {
 
     fn token(position: &[u8]) -> ResumeToken<'_> {
         let cluster = ResumeToken::cluster_of(ClusterId([7; 16]));
-        ResumeToken { version: Version(5), reverse: true, cluster, position }
+        ResumeToken { version: Version(5), course: Course::Reverse, cluster, position }
     }
 
     #[test]
@@ -92,6 +112,12 @@ mod tests {
             assert!(out.len() <= ResumeToken::BYTES_MAX);
             assert_eq!(ResumeToken::decode(&out), Ok(token(position)));
         }
+        for course in [Course::of_scan(false), Course::of_scan(true), Course::Backup] {
+            let mut out = BytesMut::new();
+            let token = ResumeToken { course, ..token(b"\0\0\0\x01k") };
+            token.encode(&mut out);
+            assert_eq!(ResumeToken::decode(&out), Ok(token));
+        }
     }
 
     // spec: QP-STR-020
@@ -101,7 +127,7 @@ mod tests {
         token(b"\0\0\0\x01k").encode(&mut good);
         let mut bad: Vec<Vec<u8>> = (0..good.len()).map(|length| good[..length].to_vec()).collect();
         bad.push([&good[..], b"x"].concat());
-        for (at, byte) in [(0, 2), (9, 2), (15, 3)] {
+        for (at, byte) in [(0, 2), (9, 3), (15, 3)] {
             let mut bytes = good.to_vec();
             bytes[at] = byte;
             bad.push(bytes);

@@ -27,7 +27,7 @@ fn the_examples_of_quantactl_work() {
     let rows = "{\"key\":\"gr1\",\"value\":1}\n";
     fs::write(server.path("rows.jsonl"), rows).expect("the directory can be written");
     fs::write(server.path("Cargo.toml"), "[package]\n").expect("the directory can be written");
-    let commands = ["ping", "status", "put", "get", "scan", "import", "export", "delete", "version"];
+    let commands = ["ping", "status", "put", "get", "scan", "import", "export", "backup", "delete", "version"];
     let commands = commands.iter().map(std::slice::from_ref);
     for words in std::iter::once(&[][..]).chain(commands) {
         for line in examples(QUANTACTL, words) {

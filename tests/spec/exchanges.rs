@@ -47,6 +47,7 @@ fn script(name: &str) -> Vec<Said> {
         "execute" => execute(),
         "scan" => scan(),
         "resume" => resume(),
+        "backup" => backup(),
         "transaction" => transaction(),
         "savepoint" => savepoint(),
         "exactly-once" => exactly_once(),
@@ -175,6 +176,32 @@ fn resume() -> Vec<Said> {
         Client(request(8, "SCAN", ask, json!({"RESUME_TOKEN": token, "IF_GONE": 1}))),
         Server(reply(8, "CHUNK", "SCAN", json!({"rows": [row("user:9", "11", "Eve")]}), json!({"RESUME_TOKEN": next}))),
         Server(reply(8, "END", "SCAN", end, json!({"RESUME_TOKEN": next}))),
+    ]
+}
+
+fn backup() -> Vec<Said> {
+    let row = |keyspace: u32, name: &str, version: &str, value: &[u8]| json!({"key": {"keyspace": keyspace, "key": to_hex(name.as_bytes())}, "row_version": version, "value": to_hex(value)});
+    let catalog = [row(0, "N", "3", &[0, 0, 0, 17]), row(0, "korders", "3", &[0, 0, 0, 16])];
+    let orders = [row(0, "n\0\0\0\x10", "3", b"orders"), row(1, "user:1", "10", b"Bob")];
+    let end = json!({"version": "12", "rows": "4", "bytes": "52", "clock_ms": "1700000000000"});
+    vec![
+        Client(request(9, "BACKUP", json!({"credit": 64}), json!({}))),
+        Server(reply(
+            9,
+            "CHUNK",
+            "BACKUP",
+            json!({"version": "12", "rows": catalog}),
+            json!({"RESUME_TOKEN": "01000000000000000c020f1e2d3c000b000000006b6f7264657273"}),
+        )),
+        Client(control("CREDIT", 9, json!({"bytes": 200}), json!({}))),
+        Server(reply(
+            9,
+            "CHUNK",
+            "BACKUP",
+            json!({"version": "12", "rows": orders}),
+            json!({"RESUME_TOKEN": "01000000000000000c020f1e2d3c000a00000001757365723a31"}),
+        )),
+        Server(reply(9, "END", "BACKUP", end, json!({}))),
     ]
 }
 

@@ -129,6 +129,9 @@ fn requests() -> Vec<Negative> {
     let malformed = ErrorCode::MALFORMED;
     let put = request(1, "PUT", json!({"key": key("k"), "value": "76"}), json!({}));
     let scan = json!({"range": {"keyspace": 1, "start": "", "end": null}, "flags": [], "limit": "0", "credit": 0});
+    let backup = request(1, "BACKUP", json!({"credit": 0}), json!({}));
+    let resumed = request(1, "BACKUP", json!({"credit": 0}), json!({"RESUME_TOKEN": "0102"}));
+    let newer_backup = tagged(&resumed, 0x8005, &[1]);
     let long_key = [&[0x20, 0x01, 0, 0, 0, 1][..], &[b'k'; 8193]].concat();
     let long_value = [&[0, 0, 0, 0, 0, 1][..], &(limits::VALUE_BYTES_MAX as u32 + 1).to_be_bytes()].concat();
     vec![
@@ -209,6 +212,9 @@ fn requests() -> Vec<Negative> {
             asked(Opcode::Execute, b"\0\0\0\x01\x11\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0"),
             malformed,
         ),
+        bad("a BACKUP cut short", asked(Opcode::Backup, &[0; 3]), malformed),
+        bad("a BACKUP in a transaction", asked(Opcode::Backup, &tagged(&backup, 0x8001, &[0; 8])), malformed),
+        bad("a BACKUP that would go on at a newer version", asked(Opcode::Backup, &newer_backup), malformed),
     ]
 }
 

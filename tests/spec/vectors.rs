@@ -132,7 +132,9 @@ fn replies() -> Vectors {
                     }
                     _ => sample(fields, rich),
                 };
-                let tags = if row.chunk.is_some() && rich { json!({"RESUME_TOKEN": "0102"}) } else { json!({}) };
+                // Only what a limit ended goes on behind its END, and a backup has none.
+                let goes_on = row.chunk.is_some() && (row.opcode, kind) != (Opcode::Backup, "END");
+                let tags = if goes_on && rich { json!({"RESUME_TOKEN": "0102"}) } else { json!({}) };
                 vectors.push((format!("{} {kind} {how}", row.name), reply(7, kind, row.name, fields, tags)));
             }
         }

@@ -11,8 +11,8 @@ use quantadb::{
     txn::AtomicOp,
     types::{FullKey, IdempotencyPair, Isolation, KeyRange, KeyspaceId, Version, key_after},
     wire::{
-        self, Chunk, ErrorCode, Kind, ListBuf, OutcomeState, Request, RequestBody, RequestTags, Response, ResumeToken,
-        Scan, ScanEnd, ScanEndReason, WireError,
+        self, Chunk, Course, ErrorCode, Kind, ListBuf, OutcomeState, Request, RequestBody, RequestTags, Response,
+        ResumeToken, Scan, ScanEnd, ScanEndReason, WireError,
     },
 };
 use std::{collections::BTreeMap, io::Write, net::SocketAddr};
@@ -194,7 +194,7 @@ impl Client {
         let Some(last) = last else { return };
         let mut token = BytesMut::new();
         let cluster = *b"test";
-        ResumeToken { version, reverse: how.reverse, cluster, position: &last }.encode(&mut token);
+        ResumeToken { version, course: Course::of_scan(how.reverse), cluster, position: &last }.encode(&mut token);
         let mut recording = self.begin_recording();
         recording.stale_allowed();
         let rest = match how.reverse {

@@ -19,7 +19,7 @@ use std::time::Duration;
     note = "`{command_name} COMMAND --help` tells more about a command.",
     error_code(0, "done"),
     error_code(1, "not found"),
-    error_code(2, "wrong arguments, or a line of an import that is no row"),
+    error_code(2, "wrong arguments, a line of an import that is no row, or a file that is no backup"),
     error_code(3, "refused by the server"),
     error_code(4, "unreachable: no server, or it stopped answering"),
     error_code(5, "outcome unknown: a write was sent and no answer came"),
@@ -94,6 +94,7 @@ pub enum Command {
     Scan(Scan),
     Import(Import),
     Export(Export),
+    Backup(Backup),
     Version(Version),
 }
 
@@ -203,6 +204,27 @@ pub struct Export {
     pub file: String,
 }
 
+/// Writes every row of every keyspace, as of one version, to a file, while the server goes on serving. The file appears
+/// when it is whole; `quantadb restore` makes a database of it. With --verify it reads such a file, says what it holds, or
+/// at which byte it is damaged.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(
+    subcommand,
+    name = "backup",
+    example = "{command_name} all.backup\n{command_name} --verify all.backup\n{command_name} --force all.backup"
+)]
+pub struct Backup {
+    /// file
+    #[argh(positional)]
+    pub file: String,
+    /// replace the file if it is there
+    #[argh(switch)]
+    pub force: bool,
+    /// read the file and check all of it; needs no server
+    #[argh(switch)]
+    pub verify: bool,
+}
+
 /// Prints the version of this program.
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(subcommand, name = "version", example = "{command_name}")]
@@ -284,7 +306,7 @@ mod tests {
 
     #[test]
     fn every_option_that_takes_a_value_is_known() {
-        let commands = ["", "ping", "status", "get", "put", "delete", "scan", "import", "export", "version"];
+        let commands = ["", "ping", "status", "get", "put", "delete", "scan", "import", "export", "backup", "version"];
         for command in commands {
             let words: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
             let help = Arguments::from_args(&["quantactl"], &words).expect_err("it is help").output;

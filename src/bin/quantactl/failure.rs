@@ -31,6 +31,9 @@ pub enum Failure {
     /// What the server, or the way to it, had to say; with the addresses that were tried.
     #[error("{}", explain(error, addresses))]
     Client { error: Error, addresses: String, write: bool },
+    /// The server said what it never should.
+    #[error("{0}; check that --addr is a QuantaDB server's client port")]
+    Peer(String),
     /// Stdout's reader went away: it had enough.
     #[error("nobody reads the output any more")]
     Unread,
@@ -49,7 +52,7 @@ impl Failure {
             Failure::NotFound(_) => Exit::NotFound,
             Failure::Client { error, write: true, .. } if error.outcome() == Outcome::Unknown => Exit::Unknown,
             Failure::Client { error, .. } if error.kind() == ErrorKind::Refused => Exit::Refused,
-            Failure::Client { .. } => Exit::Unreachable,
+            Failure::Client { .. } | Failure::Peer(_) => Exit::Unreachable,
             Failure::Unread => Exit::Done,
             Failure::Interrupted(_) => Exit::Interrupted,
             Failure::After { failure, .. } => failure.exit(),

@@ -1,6 +1,7 @@
 //! The command line client: thin over [`quantadb::client`]. Results go to stdout, everything else to stderr.
 
 mod arguments;
+mod backup;
 mod batches;
 mod data;
 mod escape;
@@ -72,6 +73,7 @@ async fn command(arguments: &Arguments) -> Result<(), Failure> {
         Command::Scan(scan) => scan::scan(&session, scan).await,
         Command::Import(import) => import::import(&session, &import.file).await,
         Command::Export(export) => export::export(&session, export).await,
+        Command::Backup(backup) => backup::backup(&session, backup).await,
         Command::Version(_) => Ok(()),
     }
 }

@@ -48,7 +48,12 @@ impl Progress {
     }
 
     fn rate(&self) -> f64 {
-        self.rows as f64 / self.began.elapsed().as_secs_f64().max(0.001)
+        self.rows as f64 / self.seconds().max(0.001)
+    }
+
+    /// How long it has taken so far.
+    pub fn seconds(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
     }
 
     /// Takes the bar away.
@@ -58,13 +63,13 @@ impl Progress {
 
     /// What was done, in words.
     pub fn summary(&self, verb: &str) -> String {
-        let seconds = self.began.elapsed().as_secs_f64();
+        let seconds = self.seconds();
         format!("{} rows {verb}, {} bytes, in {seconds:.2} s ({:.0} rows/s)", self.rows, self.bytes, self.rate())
     }
 
     /// The same as a JSON object.
     pub fn json(&self) -> String {
-        let seconds = self.began.elapsed().as_secs_f64();
+        let seconds = self.seconds();
         format!(r#"{{"rows":{},"bytes":{},"seconds":{seconds:.3}}}"#, self.rows, self.bytes)
     }
 }

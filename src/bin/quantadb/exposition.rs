@@ -49,6 +49,7 @@ const WORDS: &[Words] = &[
     words("server", "protocol_errors_total", "Connections ended for breaking the protocol."),
     words("server", "gets_total", "Reads of single keys."),
     words("server", "scans_total", "Scans begun."),
+    words("server", "backups_total", "Backups begun, those that go on from a token included."),
     words("server", "transactions", "Transactions open now."),
     words("server", "transactions_total", "Transactions begun."),
     words("server", "transactions_expired_total", "Transactions ended for their age or for silence."),

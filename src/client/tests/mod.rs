@@ -2,6 +2,7 @@
 
 mod peer;
 
+mod backups;
 mod frames;
 mod handshake;
 mod limits;

@@ -170,6 +170,7 @@ impl Session {
             }
             RequestBody::GetMany { keys } => self.get_many(incoming, *keys),
             RequestBody::Scan(scan) => self.begin_scan(incoming, scan),
+            RequestBody::Backup { credit } => self.begin_backup(incoming, *credit),
             RequestBody::Put { .. } => self.single(incoming, Mutation::KIND_PUT, fields),
             RequestBody::Delete { .. } => self.single(incoming, Mutation::KIND_DELETE, fields),
             RequestBody::Atomic { op, .. } if AtomicOp::from_u8(*op).is_none() => {
@@ -352,7 +353,13 @@ impl Opcode {
     pub(super) const fn is_read(self) -> bool {
         matches!(
             self,
-            Opcode::Get | Opcode::GetMany | Opcode::Scan | Opcode::ReadVersion | Opcode::OpenKeyspace | Opcode::Begin
+            Opcode::Get
+                | Opcode::GetMany
+                | Opcode::Scan
+                | Opcode::ReadVersion
+                | Opcode::OpenKeyspace
+                | Opcode::Begin
+                | Opcode::Backup
         )
     }
 }

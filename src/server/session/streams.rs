@@ -1,13 +1,19 @@
-//! Scans: chunks within credit, one at a time and in turn, so that small replies overtake them.
+//! Streams: scans and backups, in chunks within credit, one at a time and in turn, so that small replies overtake them.
+//!
+//! A backup is a scan of the one ordered space that holds every keyspace, outside of transactions, at one version; what
+//! differs is how its rows are written and that records of keyed commits are passed over.
 
 use super::{Session, requests::Incoming, transactions::own_or_stored};
 use crate::{
     env::Moment,
     server::{errors, metrics::add},
     storage::{self, Snapshot},
-    txn::{ReadKind, TransactionScan, Visit},
-    types::{KeyRange, Version, key_after, limits},
-    wire::{self, Chunk, ErrorCode, IfGone, Kind, Opcode, ResumeToken, Row, Scan, ScanEnd, ScanEndReason, WireError},
+    txn::{ReadKind, TransactionScan, Visit, is_record_key},
+    types::{KeyRange, KeyspaceId, Version, key_after, limits},
+    wire::{
+        self, BackupChunk, BackupEnd, BackupRow, Chunk, Course, ErrorCode, Field, IfGone, Kind, ListWriter, Opcode,
+        ResumeToken, Row, Scan, ScanEnd, ScanEndReason, WireError,
+    },
 };
 use bytes::{Bytes, BytesMut};
 
@@ -16,18 +22,42 @@ pub(super) const UNWRITTEN_BYTES_MAX: usize = 256 * 1024;
 /// Most keys that one step of a scan passes.
 const STEP_KEYS: usize = 1_024;
 
-/// A scan between two chunks.
+/// What a stream tells of what it finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Telling {
+    /// Rows.
+    Rows,
+    /// Rows without their values.
+    Keys,
+    /// How many rows there are.
+    Count,
+    /// Rows with their full keys, but no records of keyed commits.
+    Everything,
+}
+
+impl Telling {
+    fn of(scan: &Scan<'_>) -> Telling {
+        match (scan.count_only, scan.keys_only) {
+            (true, _) => Telling::Count,
+            (false, true) => Telling::Keys,
+            (false, false) => Telling::Rows,
+        }
+    }
+}
+
+/// A stream between two chunks.
 pub(super) struct Stream {
     pub(super) request: u64,
     pub(super) transaction: Option<u64>,
     /// What it may still be sent, in bytes; a chunk may overdraw it.
     pub(super) credit: i64,
     scan: TransactionScan,
-    keys_only: bool,
-    count_only: bool,
+    telling: Telling,
     /// Rows still wanted.
     rows_left: u64,
     rows: u64,
+    /// Full keys and values of the rows told.
+    bytes: u64,
     first_version: Version,
     deadline: Option<Moment>,
     /// When it last told something, or began.
@@ -46,13 +76,41 @@ enum Pumped {
     Ended,
 }
 
+impl Stream {
+    /// That of its request.
+    fn opcode(&self) -> Opcode {
+        if self.telling == Telling::Everything { Opcode::Backup } else { Opcode::Scan }
+    }
+
+    fn course(&self) -> Course {
+        match self.telling {
+            Telling::Everything => Course::Backup,
+            Telling::Rows | Telling::Keys | Telling::Count => Course::of_scan(self.scan.is_reverse()),
+        }
+    }
+}
+
 impl Session {
     /// Begins a scan: its view is fixed here, and frames that follow are answered past it.
     // spec: QP-STR-001
     pub(super) fn begin_scan(&mut self, incoming: &Incoming<'_>, scan: &Scan<'_>) {
-        match self.open_stream(incoming, scan) {
+        let stream = self.open_scan(incoming, scan);
+        self.begin_stream(incoming, stream);
+    }
+
+    /// Begins a backup, in the same way.
+    // spec: QP-STR-030
+    pub(super) fn begin_backup(&mut self, incoming: &Incoming<'_>, credit: u32) {
+        let stream = self.open_backup(incoming, credit);
+        self.begin_stream(incoming, stream);
+    }
+
+    fn begin_stream(&mut self, incoming: &Incoming<'_>, stream: Result<Stream, WireError>) {
+        match stream {
             Ok(stream) => {
-                add(&self.shared.metrics.scans_total, 1);
+                let metrics = &self.shared.metrics;
+                let begun = stream.telling == Telling::Everything;
+                add(if begun { &metrics.backups_total } else { &metrics.scans_total }, 1);
                 self.streams.push_back(stream);
             }
             Err(error) => {
@@ -64,13 +122,19 @@ impl Session {
         }
     }
 
-    fn open_stream(&mut self, incoming: &Incoming<'_>, scan: &Scan<'_>) -> Result<Stream, WireError> {
+    /// Whether one more may be opened.
+    fn check_streams(&self) -> Result<(), WireError> {
         let scans_max = self.shared.options.scans_max;
         if self.streams.len() >= scans_max {
             return Err(WireError::new(ErrorCode::TOO_MANY_SCANS).with_bound(scans_max as u64, scans_max as u64 + 1));
         }
+        Ok(())
+    }
+
+    fn open_scan(&mut self, incoming: &Incoming<'_>, scan: &Scan<'_>) -> Result<Stream, WireError> {
+        self.check_streams()?;
         let mut range = scan.range.to_key_range();
-        let token = self.token_of(incoming, scan, &mut range)?;
+        let token = self.token_of(incoming, Course::of_scan(scan.reverse), &mut range)?;
         let (view, first_version) = match incoming.tags.transaction {
             Some(id) => {
                 let transaction = self.transactions.usable(id, self.now)?;
@@ -95,20 +159,36 @@ impl Session {
                 .with_message("the connection's scans hold too many of their transactions' writes")
                 .with_bound(limit as u64, actual as u64));
         }
-        Ok(Stream {
+        let rows_left = if scan.limit == 0 { u64::MAX } else { scan.limit };
+        Ok(Stream { rows_left, first_version, ..self.new_stream(incoming, Telling::of(scan), scan.credit, view) })
+    }
+
+    fn open_backup(&mut self, incoming: &Incoming<'_>, credit: u32) -> Result<Stream, WireError> {
+        self.check_streams()?;
+        let mut range = KeyRange { start: Bytes::new(), end: KeyspaceId::LAST.upper_bound() };
+        let token = self.token_of(incoming, Course::Backup, &mut range)?;
+        // A file is of one version: there is no going on at a newer one.
+        let snapshot = self.snapshot_for(token, None)?;
+        let view = TransactionScan::without_writes(snapshot, range, false);
+        Ok(self.new_stream(incoming, Telling::Everything, credit, view))
+    }
+
+    /// A stream of the whole view.
+    fn new_stream(&self, incoming: &Incoming<'_>, telling: Telling, credit: u32, scan: TransactionScan) -> Stream {
+        Stream {
             request: incoming.request,
             transaction: incoming.tags.transaction,
-            credit: i64::from(scan.credit),
-            scan: view,
-            keys_only: scan.keys_only,
-            count_only: scan.count_only,
-            rows_left: if scan.limit == 0 { u64::MAX } else { scan.limit },
+            credit: i64::from(credit),
+            telling,
+            rows_left: u64::MAX,
             rows: 0,
-            first_version,
+            bytes: 0,
+            first_version: scan.version(),
+            scan,
             deadline: incoming.tags.deadline_ms.map(|_| incoming.deadline),
             told: self.now,
             last_key: BytesMut::new(),
-        })
+        }
     }
 
     /// The version that a resume token names, if there is one; cuts the range to what lies behind its position.
@@ -116,7 +196,7 @@ impl Session {
     fn token_of(
         &self,
         incoming: &Incoming<'_>,
-        scan: &Scan<'_>,
+        course: Course,
         range: &mut KeyRange,
     ) -> Result<Option<Version>, WireError> {
         let Some(token) = incoming.tags.resume_token else { return Ok(None) };
@@ -124,13 +204,12 @@ impl Session {
         if token.cluster != ResumeToken::cluster_of(self.shared.node.identity().cluster) {
             return Err(WireError::new(ErrorCode::OTHER_TIMELINE));
         }
-        if token.reverse != scan.reverse || !range.contains(token.position) {
-            return Err(WireError::new(ErrorCode::BAD_TOKEN).with_message("the token is of another scan"));
+        if token.course != course || !range.contains(token.position) {
+            return Err(WireError::new(ErrorCode::BAD_TOKEN).with_message("the token is of another stream"));
         }
-        if scan.reverse {
-            range.end = Bytes::copy_from_slice(token.position);
-        } else {
-            range.start = key_after(token.position);
+        match course {
+            Course::Reverse => range.end = Bytes::copy_from_slice(token.position),
+            Course::Forward | Course::Backup => range.start = key_after(token.position),
         }
         Ok(Some(token.version))
     }
@@ -144,7 +223,7 @@ impl Session {
         }
     }
 
-    /// Lets every scan that may write a chunk write one. Returns whether any did.
+    /// Lets every stream that may write a chunk write one. Returns whether any did.
     pub(super) fn pump_streams(&mut self) -> bool {
         let mut progress = false;
         for _ in 0..self.streams.len() {
@@ -160,7 +239,7 @@ impl Session {
                 // spec: QP-HSK-016
                 Pumped::Waits if self.read_closed => {
                     let error = WireError::new(ErrorCode::CANCELLED).with_message("no credit can come any more");
-                    self.respond_error(Opcode::Scan.number(), stream.request, &error);
+                    self.respond_error(stream.opcode().number(), stream.request, &error);
                     progress = true;
                 }
                 Pumped::Waits => self.streams.push_back(stream),
@@ -171,7 +250,7 @@ impl Session {
     }
 
     fn pump(&mut self, stream: &mut Stream) -> Pumped {
-        let in_credit = stream.count_only || (stream.credit > 0 && self.credit > 0);
+        let in_credit = stream.telling == Telling::Count || (stream.credit > 0 && self.credit > 0);
         if !in_credit && !stream.scan.is_exhausted() {
             return Pumped::Waits;
         }
@@ -185,34 +264,34 @@ impl Session {
                 if let Some(transaction) = stream.transaction {
                     self.transactions.fail(transaction, &error);
                 }
-                self.respond_error(Opcode::Scan.number(), stream.request, &error);
+                self.respond_error(stream.opcode().number(), stream.request, &error);
                 Pumped::Ended
             }
         }
     }
 
-    /// Writes one chunk at most. Returns whether the scan has come to its end.
+    /// Writes one chunk at most. Returns whether the stream has come to its end.
     fn step(&mut self, stream: &mut Stream) -> Result<bool, WireError> {
         let start = self.outbound.len();
         let out = &mut self.outbound;
-        let mark = wire::begin_frame(out, Kind::Chunk, 0, Opcode::Scan.number(), stream.request);
-        let mut list = Chunk::begin(out);
-        let (keys_only, count_only) = (stream.keys_only, stream.count_only);
-        let (rows_left, rows, last_key) = (&mut stream.rows_left, &mut stream.rows, &mut stream.last_key);
+        let mark = wire::begin_frame(out, Kind::Chunk, 0, stream.opcode().number(), stream.request);
+        let mut list = ChunkRows::begin(out, stream.telling, stream.scan.version());
+        let (rows_left, rows, bytes) = (&mut stream.rows_left, &mut stream.rows, &mut stream.bytes);
+        let (telling, last_key) = (stream.telling, &mut stream.last_key);
         let stepped = stream.scan.step(STEP_KEYS, &mut |key, found| {
             if *rows_left == 0 {
                 return Visit::StopBefore;
             }
-            let value = if keys_only { &[][..] } else { found.value };
-            let row = Row { key: key.get(4..).unwrap_or_default(), version: own_or_stored(&found), value };
-            if !count_only {
-                let fits = list.encoded_bytes(out) + row.encoded_bytes() + token_bytes(key) <= limits::CHUNK_BYTES_MAX;
-                if list.count() > 0 && !fits {
-                    return Visit::StopBefore;
-                }
-                list.push(out, &row);
+            // What a restored database cannot answer for is not part of it.
+            // spec: QP-STR-031
+            if telling == Telling::Everything && is_record_key(key) {
+                return Visit::Continue;
+            }
+            if !list.push(out, key, own_or_stored(&found), found.value) {
+                return Visit::StopBefore;
             }
             *rows += 1;
+            *bytes += (key.len() + found.value.len()) as u64;
             *rows_left -= 1;
             last_key.clear();
             last_key.extend_from_slice(key);
@@ -237,11 +316,11 @@ impl Session {
         if let Some(id) = stream.transaction {
             self.transactions.touch(id, self.now);
         }
-        if list.count() == 0 {
+        if list.rows.count() == 0 {
             self.outbound.truncate(start);
         } else {
             let token = self.token(stream);
-            Chunk::finish(list, &mut self.outbound, Some(&token));
+            Chunk::finish(list.rows, &mut self.outbound, Some(&token));
             wire::finish_frame(&mut self.outbound, mark);
             let bytes = i64::try_from(self.outbound.len() - start - wire::Header::BYTES).unwrap_or(i64::MAX);
             stream.credit -= bytes;
@@ -254,7 +333,7 @@ impl Session {
     fn token(&self, stream: &Stream) -> BytesMut {
         let token = ResumeToken {
             version: stream.scan.version(),
-            reverse: stream.scan.is_reverse(),
+            course: stream.course(),
             cluster: ResumeToken::cluster_of(self.shared.node.identity().cluster),
             position: &stream.last_key,
         };
@@ -264,6 +343,12 @@ impl Session {
     }
 
     fn put_end(&mut self, stream: &Stream) {
+        let (opcode, request) = (stream.opcode().number(), stream.request);
+        if stream.telling == Telling::Everything {
+            let clock_ms = self.shared.node.engine().applied().clock_ms;
+            let end = BackupEnd { version: stream.scan.version(), rows: stream.rows, bytes: stream.bytes, clock_ms };
+            return wire::put_frame(&mut self.outbound, Kind::End, 0, opcode, request, |out| end.encode(out));
+        }
         let limited = stream.rows_left == 0 && !stream.scan.is_exhausted();
         let token = limited.then(|| self.token(stream));
         let end = ScanEnd {
@@ -273,15 +358,15 @@ impl Session {
             first_version: stream.first_version,
             resume_token: token.as_deref(),
         };
-        let (opcode, request) = (Opcode::Scan.number(), stream.request);
         wire::put_frame(&mut self.outbound, Kind::End, 0, opcode, request, |out| end.encode(out));
     }
 
-    /// Ends a scan with an error. Returns whether there was one.
+    /// Ends a stream with an error. Returns whether there was one.
     pub(super) fn end_stream(&mut self, request: u64, error: &WireError) -> bool {
         let Some(place) = self.streams.iter().position(|stream| stream.request == request) else { return false };
-        self.streams.remove(place);
-        self.respond_error(Opcode::Scan.number(), request, error);
+        if let Some(stream) = self.streams.remove(place) {
+            self.respond_error(stream.opcode().number(), request, error);
+        }
         true
     }
 
@@ -299,13 +384,55 @@ impl Session {
         let idle_max = self.shared.options.transaction_idle_max;
         // What nobody grants credit pins its version all the same. In a transaction it is the transaction that does, and
         // that has ages of its own.
-        let is_idle =
-            |stream: &Stream| stream.transaction.is_none() && !stream.count_only && now - stream.told >= idle_max;
+        let is_idle = |stream: &Stream| {
+            stream.transaction.is_none() && stream.telling != Telling::Count && now - stream.told >= idle_max
+        };
         let is_late = |stream: &&Stream| stream.deadline.is_some_and(|deadline| deadline <= now) || is_idle(stream);
         let requests: Vec<u64> = self.streams.iter().filter(is_late).map(|stream| stream.request).collect();
         for request in requests {
             self.end_stream(request, &WireError::new(ErrorCode::DEADLINE_EXCEEDED));
         }
+    }
+}
+
+/// The rows of a chunk that is being written, in the form of its stream.
+struct ChunkRows {
+    telling: Telling,
+    rows: ListWriter,
+    /// What stands before the list.
+    head_bytes: usize,
+}
+
+impl ChunkRows {
+    fn begin(out: &mut BytesMut, telling: Telling, version: Version) -> ChunkRows {
+        let (rows, head_bytes) = match telling {
+            Telling::Everything => (BackupChunk::begin(out, version), BackupChunk::HEAD_BYTES),
+            Telling::Rows | Telling::Keys | Telling::Count => (Chunk::begin(out), 0),
+        };
+        ChunkRows { telling, rows, head_bytes }
+    }
+
+    /// Tells a row, unless the chunk would become too long for it; the first always fits.
+    // spec: QP-STR-003
+    fn push(&mut self, out: &mut BytesMut, full_key: &[u8], version: Version, value: &[u8]) -> bool {
+        let key = full_key.get(4..).unwrap_or_default();
+        match self.telling {
+            Telling::Count => true,
+            Telling::Rows => self.put(out, full_key, &Row { key, version, value }, Row::encoded_bytes),
+            Telling::Keys => self.put(out, full_key, &Row { key, version, value: &[] }, Row::encoded_bytes),
+            Telling::Everything => {
+                self.put(out, full_key, &BackupRow { key: full_key, version, value }, BackupRow::encoded_bytes)
+            }
+        }
+    }
+
+    fn put<'r, R: Field<'r>>(&mut self, out: &mut BytesMut, position: &[u8], row: &R, bytes: fn(&R) -> usize) -> bool {
+        let all = self.head_bytes + self.rows.encoded_bytes(out) + bytes(row) + token_bytes(position);
+        let fits = self.rows.count() == 0 || all <= limits::CHUNK_BYTES_MAX;
+        if fits {
+            self.rows.push(out, row);
+        }
+        fits
     }
 }
 

@@ -1,7 +1,7 @@
 //! What random messages are made of.
 
 use crate::types::{KeyspaceId, Version};
-use crate::wire::{Blob, Field, Found, Grease, Key, ListBuf, Op, OpResult, RangeRef, Row, Text};
+use crate::wire::{BackupRow, Blob, Field, Found, Grease, Key, ListBuf, Op, OpResult, RangeRef, Row, Text};
 use crate::wire::{Condition, Test};
 use bytes::Bytes;
 use quickcheck::{Arbitrary, Gen};
@@ -20,6 +20,7 @@ pub(super) struct Parts {
     pub(super) blob_list: ListBuf,
     pub(super) found_list: ListBuf,
     pub(super) row_list: ListBuf,
+    pub(super) backup_row_list: ListBuf,
     pub(super) condition_list: ListBuf,
     pub(super) op_lists: [ListBuf; 2],
     pub(super) result_list: ListBuf,
@@ -143,6 +144,9 @@ impl Arbitrary for Parts {
             blob_list: list(g, |g, blobs| push(blobs, Blob(&blob(g)))),
             found_list: list(g, push_found),
             row_list: row_list(g),
+            backup_row_list: list(g, |g, rows| {
+                push(rows, BackupRow { key: &full_key(g), version: Version(number(g)), value: &blob(g) });
+            }),
             condition_list: list(g, push_condition),
             op_lists: std::array::from_fn(|_| list(g, push_op)),
             result_list: list(g, push_result),

@@ -4,10 +4,10 @@ use super::parts::{Parts, grease};
 use crate::types::{ClusterId, KeyspaceId, NodeId, Term, Version};
 use crate::wire::registry::{ERRORS, OPCODES};
 use crate::wire::{
-    AtomicReply, Cancel, Chunk, CommitReply, Credit, DecodeError, DeleteRangeReply, ErrorCode, ExecuteReply, Found,
-    GetManyReply, GetReply, Goaway, Grease, Hello, Kind, ListBuf, Notice, Opcode, OpenKeyspaceReply, Outcome,
-    OutcomeReply, OutcomeState, Ping, Response, Retry, Role, ScanEnd, ScanEndReason, StatusReply, Tag, VersionReply,
-    Welcome, WireError,
+    AtomicReply, BackupChunk, BackupEnd, Cancel, Chunk, CommitReply, Credit, DecodeError, DeleteRangeReply, ErrorCode,
+    ExecuteReply, Found, GetManyReply, GetReply, Goaway, Grease, Hello, Kind, ListBuf, Notice, Opcode,
+    OpenKeyspaceReply, Outcome, OutcomeReply, OutcomeState, Ping, Response, Retry, Role, ScanEnd, ScanEndReason,
+    StatusReply, Tag, VersionReply, Welcome, WireError,
 };
 use bytes::BytesMut;
 use quickcheck::{Arbitrary, Gen};
@@ -21,10 +21,14 @@ pub enum Message<'a> {
     Welcome(Welcome<'a>),
     /// RESPONSE.
     Response(Response<'a>),
-    /// CHUNK.
+    /// CHUNK of a SCAN.
     Chunk(Chunk<'a>),
-    /// END.
+    /// END of a SCAN.
     End(ScanEnd<'a>),
+    /// CHUNK of a BACKUP.
+    BackupChunk(BackupChunk<'a>),
+    /// END of a BACKUP.
+    BackupEnd(BackupEnd),
     /// ERROR.
     Error(WireError),
     /// CREDIT.
@@ -46,6 +50,8 @@ impl<'a> Message<'a> {
             Kind::Hello => Hello::decode(payload).map(Message::Hello),
             Kind::Welcome => Welcome::decode(payload).map(Message::Welcome),
             Kind::Response => Response::decode(opcode, payload).map(Message::Response),
+            Kind::Chunk if opcode == Opcode::Backup => BackupChunk::decode(payload).map(Message::BackupChunk),
+            Kind::End if opcode == Opcode::Backup => BackupEnd::decode(payload).map(Message::BackupEnd),
             Kind::Chunk => Chunk::decode(payload).map(Message::Chunk),
             Kind::End => ScanEnd::decode(payload).map(Message::End),
             Kind::Error => WireError::decode(payload).map(Message::Error),
@@ -66,6 +72,8 @@ impl<'a> Message<'a> {
             Message::Response(message) => message.encode(out),
             Message::Chunk(message) => message.encode(out),
             Message::End(message) => message.encode(out),
+            Message::BackupChunk(message) => message.encode(out),
+            Message::BackupEnd(message) => message.encode(out),
             Message::Error(message) => message.encode(out),
             Message::Credit(message) => message.encode(out),
             Message::Cancel(message) => message.encode(out),
@@ -178,6 +186,14 @@ impl AnyReply {
                 leader: flags[1].then_some(&texts[1]),
             }),
             Kind::Response => Message::Response(self.response()),
+            Kind::Chunk if self.opcode == Opcode::Backup => Message::BackupChunk(BackupChunk {
+                version,
+                rows: self.parts.backup_row_list.as_list(),
+                resume_token: token,
+            }),
+            Kind::End if self.opcode == Opcode::Backup => {
+                Message::BackupEnd(BackupEnd { version, rows: numbers[1], bytes: numbers[2], clock_ms: numbers[3] })
+            }
             Kind::Chunk => Message::Chunk(Chunk { rows: self.parts.row_list.as_list(), resume_token: token }),
             Kind::End => Message::End(ScanEnd {
                 version,
@@ -270,10 +286,10 @@ impl Arbitrary for AnyReply {
     fn arbitrary(g: &mut Gen) -> AnyReply {
         let kind = *g.choose(KINDS).expect("there are kinds");
         let opcode = match kind {
-            Kind::Chunk | Kind::End => Opcode::Scan,
+            Kind::Chunk | Kind::End => *g.choose(&[Opcode::Scan, Opcode::Backup]).expect("there are streams"),
             _ => g.choose(OPCODES).expect("there are opcodes").opcode,
         };
-        // A scan has no RESPONSE.
+        // A stream has no RESPONSE.
         let kind = if kind == Kind::Response && opcode.is_stream() { Kind::End } else { kind };
         AnyReply::of(g, kind, opcode)
     }

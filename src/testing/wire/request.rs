@@ -79,6 +79,7 @@ impl AnyRequest {
             Opcode::Rollback => RequestBody::Rollback,
             Opcode::Savepoint => RequestBody::Savepoint { name },
             Opcode::RollbackTo => RequestBody::RollbackTo { name },
+            Opcode::Backup => RequestBody::Backup { credit: numbers[2] as u32 },
             Opcode::Outcome => {
                 RequestBody::Outcome { pair: IdempotencyPair { key: *array, seen: Version(numbers[1]) } }
             }
@@ -110,7 +111,11 @@ impl AnyRequest {
             retry_mark: idempotency && flags[2],
             consistency: (allowed.has(Tag::CONSISTENCY) && !transaction && flags[2])
                 .then_some(consistency[(numbers[0] % 3) as usize]),
-            if_gone: (resumes && flags[3]).then_some(if flags[2] { IfGone::Newer } else { IfGone::Error }),
+            if_gone: (resumes && allowed.has(Tag::IF_GONE) && flags[3]).then_some(if flags[2] {
+                IfGone::Newer
+            } else {
+                IfGone::Error
+            }),
         }
     }
 }

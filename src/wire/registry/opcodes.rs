@@ -41,6 +41,8 @@ pub enum Opcode {
     RollbackTo = 0x0034,
     /// What became of a commit, by its idempotency pair.
     Outcome = 0x0035,
+    /// Every row of every keyspace as of one version, as a stream.
+    Backup = 0x0070,
 }
 
 /// What is known of an opcode.
@@ -88,7 +90,7 @@ pub const OPCODES_RESERVED: &[ReservedRange] = &[
     ReservedRange { first: 0x0040, last: 0x004f, name: "WATCH" },
     ReservedRange { first: 0x0050, last: 0x005f, name: "QUERY" },
     ReservedRange { first: 0x0060, last: 0x006f, name: "CATALOG, INDEX" },
-    ReservedRange { first: 0x0070, last: 0x007f, name: "CLUSTER, ADMIN" },
+    ReservedRange { first: 0x0071, last: 0x007f, name: "CLUSTER, ADMIN" },
 ];
 
 const VERSION: FieldRow = field("version", FieldType::U64);
@@ -104,6 +106,7 @@ const ROW: &[FieldRow] = &[
     field("row_version", FieldType::U64),
     field_doc("value", FieldType::Bytes32, "empty if keys alone were asked for"),
 ];
+const BACKUP_ROW: &[FieldRow] = &[KEY, field("row_version", FieldType::U64), field("value", FieldType::Bytes32)];
 const FOUND: &[FieldRow] = &[
     field("found", BOOLEAN),
     field_doc("row_version", FieldType::U64, "the version that wrote the value; 0 if none"),
@@ -265,7 +268,7 @@ impl Opcode {
     /// Whether it is answered by CHUNKs and an END.
     #[must_use]
     pub const fn is_stream(self) -> bool {
-        matches!(self, Opcode::Scan)
+        matches!(self, Opcode::Scan | Opcode::Backup)
     }
 }
 
@@ -382,4 +385,18 @@ opcodes! {
             field("results", FieldType::List16(RESULT)),
         ];
         tags []
+    Backup "BACKUP" "every row of every keyspace, the catalog's included, as of one version, as a stream"
+        request &[field_doc("credit", FieldType::U32, "bytes of CHUNK payload that the server may send on this stream")];
+        response &[];
+        chunk &[
+            field_doc("version", FieldType::U64, "that every row is read at"),
+            field("rows", FieldType::List32(BACKUP_ROW)),
+        ];
+        end &[
+            field_doc("version", FieldType::U64, "that every row was read at"),
+            field_doc("rows", FieldType::U64, "how many this request told"),
+            field_doc("bytes", FieldType::U64, "their full keys and values together"),
+            field_doc("clock_ms", FieldType::U64, "of the cluster, no earlier than the version; since the Unix epoch"),
+        ];
+        tags [MIN_VERSION RESUME_TOKEN CONSISTENCY]
 }

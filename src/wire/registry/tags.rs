@@ -170,7 +170,7 @@ tags! {
     CONFLICT_KEY = 0x0012 FullKey ToClient [Error];
     /// The code of the transaction's first error.
     CAUSE = 0x0013 U16 ToClient [Error];
-    /// Where a scan goes on; opaque to clients.
+    /// Where a stream goes on; opaque to clients.
     RESUME_TOKEN = 0x0014 Bytes Both [Chunk End];
     /// The address of the node that leads.
     LEADER = 0x0015 Text ToClient [Welcome Error Notice];
