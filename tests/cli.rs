@@ -23,6 +23,9 @@ mod failing;
 #[path = "cli/lines.rs"]
 mod lines;
 
+#[path = "cli/offline.rs"]
+mod offline;
+
 #[path = "cli/readme.rs"]
 mod readme;
 

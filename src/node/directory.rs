@@ -135,6 +135,15 @@ impl Directory {
         if directory.is_new { Ok(directory) } else { Err(DirectoryError::Occupied { path: path.to_owned() }) }
     }
 
+    /// Gives a directory that was made elsewhere its name, in one step: `to` is not there, or empty. The lock goes with it.
+    pub fn rename(&mut self, env: &Env, to: &Path) -> Result<(), DirectoryError> {
+        let files = env.files();
+        files.rename(&self.path, to).map_err(at("it cannot take the name", to))?;
+        to.clone_into(&mut self.path);
+        let parent = parent(to);
+        files.sync_directory(parent).map_err(at("it cannot be synced", parent))
+    }
+
     /// Takes a directory that must be there.
     pub fn existing(env: &Env, path: &Path) -> Result<Directory, DirectoryError> {
         // Before anything is made: a lock in a directory that is not ours would be a trace.
@@ -230,6 +239,10 @@ fn make_parts(env: &Env, directory: &Path) -> Result<(), DirectoryError> {
     env.files().sync_directory(directory).map_err(at("it cannot be synced", directory))
 }
 
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn format_line(identity: Identity) -> String {
     let body = format!("{MAGIC} {FORMAT} cluster {} node {}", identity.cluster, identity.node.0);
     let crc = crc32fast::hash(body.as_bytes());
@@ -247,10 +260,7 @@ fn write_format(env: &Env, directory: &Path, identity: Identity) -> Result<(), D
         files.rename(&new, &path)?;
         files.sync_directory(directory)?;
         // The directory's own name, where somebody else's directory holds it.
-        match directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(parent) => files.sync_directory(parent),
-            None => files.sync_directory(Path::new(".")),
-        }
+        files.sync_directory(parent(directory))
     };
     write().map_err(at("it cannot be written", &path))
 }

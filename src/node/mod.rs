@@ -7,6 +7,7 @@
 
 mod admission;
 mod answer;
+mod check;
 mod committer;
 mod decide;
 mod directory;
@@ -22,6 +23,7 @@ mod view;
 
 pub use admission::Admission;
 pub use answer::{Body, Completion, Mailbox, Refusal, Rejection, Reply, answered_rejection};
+pub use check::{Checked, check};
 pub use directory::{Directory, DirectoryError};
 pub use history::HistoryOptions;
 pub use metrics::Metrics;

@@ -90,7 +90,11 @@ pub fn recover(
             "file" => %cut.path.display(), "offset" => cut.offset, "bytes" => cut.bytes);
     }
     let marker = engine.applied().log_id;
-    belong_together(marker, &log)?;
+    let at_marker = match marker.filter(|marker| log.purged().is_none_or(|purged| purged.index < marker.index)) {
+        Some(marker) => log.read(marker.index, marker.index.saturating_add(1), 1)?.first().map(|entry| entry.id),
+        None => None,
+    };
+    belong_together(marker, log.purged(), log.last(), at_marker)?;
     let first = marker.map_or(0, |marker| marker.index + 1);
     let entries = recovered.last.map_or(0, |last| (last.index + 1).saturating_sub(first));
     info!(logger, "opened"; "directory" => %directory.path().display(), "version" => engine.visible().0,
@@ -99,25 +103,51 @@ pub fn recover(
     Ok(Recovered { engine: Arc::new(engine), log, last: recovered.last })
 }
 
-/// Checks that the log goes on where the store ends.
-pub(super) fn belong_together(marker: Option<LogId>, log: &Log) -> Result<(), RecoveryError> {
-    let (purged, last) = (log.purged(), log.last());
+/// Checks that the log goes on where the store ends. `at_marker` is the log's entry at the marker's index, where it is
+/// known.
+pub(super) fn belong_together(
+    marker: Option<LogId>,
+    purged: Option<LogId>,
+    last: Option<LogId>,
+    at_marker: Option<LogId>,
+) -> Result<(), RecoveryError> {
     let torn = |what| RecoveryError::Torn { what, marker, purged, last };
     let index = |log_id: Option<LogId>| log_id.map(|log_id| log_id.index);
     if index(purged) > index(marker) {
         return Err(torn("entries between them are gone"));
     }
-    let Some(marker) = marker else { return Ok(()) };
-    if index(last) < Some(marker.index) {
+    if index(last) < index(marker) {
         return Err(torn("the log ends below what the base has applied"));
     }
-    let at_marker = match purged {
-        Some(purged) if purged.index == marker.index => Some(purged),
-        _ => log.read(marker.index, marker.index + 1, 1)?.first().map(|entry| entry.id),
-    };
-    if at_marker == Some(marker) {
-        Ok(())
-    } else {
-        Err(torn("the entry that the base has applied last is another in the log"))
+    let known = [purged, last, at_marker].into_iter().flatten();
+    if known.into_iter().any(|log_id| marker.is_some_and(|marker| marker.index == log_id.index && marker != log_id)) {
+        return Err(torn("the entry that the base has applied last is another in the log"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{NodeId, Term};
+
+    fn at(term: u64, index: u64) -> Option<LogId> {
+        Some(LogId { term: Term(term), leader: NodeId(1), index })
+    }
+
+    #[test]
+    fn a_log_reaches_from_below_the_marker_to_above_it() {
+        let fits = |marker, purged, last, at_marker| belong_together(marker, purged, last, at_marker).is_ok();
+        assert!(fits(None, None, None, None), "both are new");
+        assert!(fits(None, None, at(1, 9), None), "nothing was stored yet");
+        assert!(fits(at(1, 5), at(1, 3), at(2, 9), at(1, 5)));
+        assert!(fits(at(1, 5), at(1, 5), at(1, 5), None), "everything is stored");
+        assert!(!fits(None, at(1, 3), at(1, 9), None), "the base was lost");
+        assert!(!fits(at(1, 5), at(1, 6), at(1, 9), None), "entries are missing");
+        assert!(!fits(at(1, 5), None, None, None), "the log was lost");
+        assert!(!fits(at(1, 5), None, at(1, 4), None), "the log's end was lost");
+        assert!(!fits(at(1, 5), at(1, 3), at(2, 9), at(2, 5)), "another history");
+        assert!(!fits(at(1, 5), at(2, 5), at(2, 9), None), "another history, purged");
+        assert!(!fits(at(1, 5), None, at(2, 5), None), "another history's end");
     }
 }

@@ -83,14 +83,30 @@ pub struct Server {
 }
 
 impl Server {
+    /// One in memory.
     pub fn start(words: &[&str]) -> Server {
-        let directory = TemporaryDirectory::new("cli");
+        Server::serving(&[&["--memory"], words].concat(), TemporaryDirectory::new("cli"))
+    }
+
+    /// One whose data lie in `directory`, as they do by default.
+    pub fn on_disk(directory: TemporaryDirectory) -> Server {
+        Server::serving(&[], directory)
+    }
+
+    fn serving(words: &[&str], directory: TemporaryDirectory) -> Server {
         let mut command = Command::new(QUANTADB);
-        command.args(["serve", "--memory", "--listen", "127.0.0.1:0"]).args(words);
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(words);
         if !words.contains(&"--admin-listen") {
             command.args(["--admin-listen", "127.0.0.1:0"]);
         }
         Server::from(command.current_dir(directory.path()), directory)
+    }
+
+    /// Ends it as an operator does; gives back its directory, for the next one.
+    pub fn stop(mut self) -> TemporaryDirectory {
+        self.signal(Signal::TERM);
+        assert_eq!(self.wait().0, Some(0), "{}", self.log());
+        std::mem::replace(&mut self.directory, TemporaryDirectory::new("cli"))
     }
 
     /// Waits for the line that says that it is ready.

@@ -33,7 +33,6 @@ fn wrong_arguments_are_exit_code_two() {
     quantadb(&["dance"]).fails(2, &["dance"]);
     quantadb(&["serve", "--memory", "--listen", "localhost"]).fails(2, &["allowed is IP:PORT"]);
     quantadb(&["serve", "--memory", "--log-level", "loud"]).fails(2, &["allowed are critical, error, warning"]);
-    quantadb(&["serve"]).fails(2, &["keeps data in memory only", "--memory"]);
     quantadb(&["serve", "--memory", "--data-dir", "d"]).fails(2, &["exclude each other"]);
 }
 

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(
     description = "QuantaDB: a strictly serializable key-value database over one TCP socket.",
-    example = "{command_name} serve --memory",
+    example = "{command_name} serve\n\
+               {command_name} check --data-dir ./quantadb-data",
     note = "`{command_name} serve --help` and `{command_name} config --help` tell more.",
     error_code(0, "done, or stopped as asked"),
     error_code(1, "the server failed while it ran; the log says why"),
@@ -25,6 +26,8 @@ pub struct Arguments {
 pub enum Command {
     Serve(Serve),
     Config(Config),
+    Check(Check),
+    Restore(Restore),
     Version(Version),
 }
 
@@ -34,7 +37,8 @@ pub enum Command {
 #[argh(
     subcommand,
     name = "serve",
-    example = "{command_name} --memory\n\
+    example = "{command_name}\n\
+               {command_name} --data-dir ./data\n\
                {command_name} --memory --listen 127.0.0.1:0 --admin-listen none --log-level debug",
     error_code(1, "the server failed while it ran"),
     error_code(2, "wrong arguments or configuration"),
@@ -89,6 +93,47 @@ pub struct Config {
     /// read this RON file
     #[argh(option, arg_name = "file")]
     pub config: Option<PathBuf>,
+}
+
+/// Verifies every checksum and rule of a data directory that no server uses, and says what is wrong, where.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(
+    subcommand,
+    name = "check",
+    example = "{command_name} --data-dir ./quantadb-data",
+    error_code(0, "everything is as it was written"),
+    error_code(1, "something is damaged"),
+    error_code(3, "it could not be checked: it is in use, not there, or not readable")
+)]
+pub struct Check {
+    /// the data directory (default ./quantadb-data)
+    #[argh(option, arg_name = "directory", default = "default_data_dir()")]
+    pub data_dir: PathBuf,
+}
+
+/// Makes a data directory from a backup that `quantactl backup` took. The restored database is a new cluster: it accepts
+/// nothing that clients remember of the old one.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(
+    subcommand,
+    name = "restore",
+    example = "{command_name} backup.qdb --data-dir ./quantadb-data",
+    error_code(0, "done"),
+    error_code(1, "the backup is damaged or the disk failed; nothing was made"),
+    error_code(3, "the directory is not empty, or cannot be made")
+)]
+pub struct Restore {
+    /// the backup
+    #[argh(positional, arg_name = "file")]
+    pub file: PathBuf,
+
+    /// the data directory, which must not be there or be empty (default ./quantadb-data)
+    #[argh(option, arg_name = "directory", default = "default_data_dir()")]
+    pub data_dir: PathBuf,
+}
+
+fn default_data_dir() -> PathBuf {
+    PathBuf::from("./quantadb-data")
 }
 
 /// Prints the version.

@@ -6,6 +6,7 @@ mod configuration;
 mod exposition;
 mod libraries;
 mod logging;
+mod offline;
 mod serve;
 
 use argh::FromArgs;
@@ -58,6 +59,8 @@ fn run() -> Exit {
             Ok(configuration) => print(&configuration.to_ron()),
             Err(error) => refuse(&error),
         },
+        Command::Check(check) => offline::check(&check.data_dir),
+        Command::Restore(restore) => offline::restore(&restore.file, &restore.data_dir),
         Command::Serve(flags) => match Configuration::for_serving(&flags) {
             Ok(configuration) => serve::run(configuration),
             Err(error) => refuse(&error),
