@@ -33,8 +33,8 @@ pub use memory::{MemoryEngine, MemoryOptions};
 pub use pins::{Pin, Pins};
 
 pub use base::{
-    Base, BaseError, BaseRow, BaseUsage, Finding, LsmBase, LsmOptions, Marker, MarkerError, OpenError, RunRow,
-    check_base, restore_base,
+    Base, BaseError, BaseRow, BaseUsage, EachBaseRow, Finding, LsmBase, LsmOptions, Marker, MarkerError, OpenError,
+    RunRow, check_base, restore_base,
 };
 pub use durable::{DurableEngine, DurableOptions};
 

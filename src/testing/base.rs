@@ -20,7 +20,7 @@
 
 use super::generators::Random;
 use crate::{
-    storage::{Base, BaseError, BaseRow, BaseUsage, Marker, RunRow},
+    storage::{Base, BaseError, BaseRow, BaseUsage, EachBaseRow, Marker, RunRow},
     types::{KeyRange, Version},
 };
 use bytes::Bytes;
@@ -28,7 +28,6 @@ use parking_lot::Mutex;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
-    ops::ControlFlow,
     sync::Arc,
 };
 
@@ -202,13 +201,7 @@ impl Base for SimulatedBase {
         Ok(newest.and_then(|(_, stored)| stored).and_then(BaseRow::from_stored))
     }
 
-    fn scan(
-        &self,
-        range: &KeyRange,
-        reverse: bool,
-        at: Version,
-        each: &mut dyn FnMut(&[u8], Version, &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), BaseError> {
+    fn scan(&self, range: &KeyRange, reverse: bool, at: Version, each: &mut EachBaseRow<'_>) -> Result<(), BaseError> {
         done(BaseCall::Scan, self.begin(BaseCall::Scan)?)?;
         let mut rows: Vec<(Bytes, BaseRow)> = Vec::new();
         {

@@ -31,7 +31,7 @@
 //! is true.
 
 use super::{
-    Base, BaseError, BaseRow, BaseUsage, FULL_KEYS_START, Marker, MarkerError, OpenError, RunRow,
+    Base, BaseError, BaseRow, BaseUsage, EachBaseRow, FULL_KEYS_START, Marker, MarkerError, OpenError, RunRow,
     integrity::{CURRENT, check_manifest, manifest_id},
     marker::FORMAT,
 };
@@ -47,7 +47,6 @@ use lsm_tree::{
 use parking_lot::Mutex;
 use std::{
     fmt, io,
-    ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -214,13 +213,7 @@ impl Base for LsmBase {
         Ok(Some(row))
     }
 
-    fn scan(
-        &self,
-        range: &KeyRange,
-        reverse: bool,
-        at: Version,
-        each: &mut dyn FnMut(&[u8], Version, &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), BaseError> {
+    fn scan(&self, range: &KeyRange, reverse: bool, at: Version, each: &mut EachBaseRow<'_>) -> Result<(), BaseError> {
         if self.is_empty.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -243,7 +236,8 @@ impl Base for LsmBase {
         marker: &Marker,
     ) -> Result<(), BaseError> {
         if self.tree.l0_run_count() >= RUNS_MAX {
-            return Err(BaseError::Failed(format!("{RUNS_MAX} runs wait to be merged")));
+            // The engine merges long before, unless there is no room to do it in.
+            return Err(BaseError::NoSpace(format!("{RUNS_MAX} runs wait to be merged")));
         }
         let marker_row = RunRow::new(MARKER_KEY, Version(marker.sequence), Some(&marker.encode()));
         self.writing(|| {

@@ -163,6 +163,9 @@ pub struct BaseUsage {
     pub compaction_bytes: u64,
 }
 
+/// What a scan of a base calls with each row: its key, version and value.
+pub type EachBaseRow<'a> = dyn FnMut(&[u8], Version, &[u8]) -> ControlFlow<()> + 'a;
+
 /// A sorted, versioned store on disk. Reads come from any thread; `write_run` and `compact` from one at a time.
 pub trait Base: Send + Sync + 'static {
     /// The marker of the last run; `None` before the first.
@@ -173,13 +176,7 @@ pub trait Base: Send + Sync + 'static {
 
     /// Visits the newest row at or below a version of every key of a range, which is not empty, in order, until `each`
     /// breaks. Sees one state of the base, that of its beginning.
-    fn scan(
-        &self,
-        range: &KeyRange,
-        reverse: bool,
-        at: Version,
-        each: &mut dyn FnMut(&[u8], Version, &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), BaseError>;
+    fn scan(&self, range: &KeyRange, reverse: bool, at: Version, each: &mut EachBaseRow<'_>) -> Result<(), BaseError>;
 
     /// Makes rows and their marker durable in one step. The rows come by key, and of one key the newest first; all are newer
     /// than the last marker's version and none is newer than this one's. An error among them is handed back, and

@@ -130,8 +130,8 @@ impl Run<'_> {
         assert_eq!((engine.stored(), engine.applied()), (stored, stored));
         assert_eq!((engine.stored_membership(), engine.membership()), (membership.clone(), membership));
         self.engine = Some(engine);
-        if stored.log_id.is_some() {
-            let index = stored.log_id.unwrap().index as usize;
+        if let Some(log_id) = stored.log_id {
+            let index = log_id.index as usize;
             assert_eq!(self.log.entries[index].applied, stored);
             let before = self.log.entries[..=index].iter().rev().find_map(|entry| entry.membership.clone());
             assert_eq!(self.engine().stored_membership(), before.unwrap_or_default());
