@@ -4,8 +4,9 @@
 
 use bytes::{Bytes, BytesMut};
 use quantadb::{
-    storage::{Engine, MemoryEngine, MemoryOptions, Snapshot},
-    testing::model::Model,
+    env::Env,
+    storage::{Applied, DurableEngine, DurableOptions, Engine, MemoryEngine, MemoryOptions, Snapshot},
+    testing::{base::SimulatedBase, model::Model},
     txn::{
         ApplyError, AtomicOp, EntryBuilder, EntryError, EntryResult, Mutation, Record, Recorded, apply, read_record,
     },
@@ -112,6 +113,8 @@ struct Run {
     /// What the items of the entry being built did, by place.
     expected: Vec<(u32, Vec<Bytes>)>,
     records: std::collections::HashMap<IdempotencyPair, Record>,
+    /// Every entry, and where it left the marker.
+    entries: Vec<(Bytes, Applied)>,
 }
 
 impl Run {
@@ -123,6 +126,7 @@ impl Run {
             builder: None,
             expected: Vec::new(),
             records: Default::default(),
+            entries: Vec::new(),
         }
     }
 
@@ -141,9 +145,11 @@ impl Run {
                 let (body, _) = encode(&[Change::Put(0, vec![1])]);
                 hole.push_commit(1, &[&body], false);
                 self.index += 1;
-                let result = apply(&*self.engine, log_id(self.index), &hole.finish()).unwrap();
+                let hole = hole.finish();
+                let result = apply(&*self.engine, log_id(self.index), &hole).unwrap();
                 assert_eq!(result, EntryResult::Skipped { applied: before.version });
                 let after = self.engine.applied();
+                self.entries.push((hole, after));
                 assert_eq!(
                     (after.version, after.chain, after.log_id),
                     (before.version, before.chain, Some(log_id(self.index)))
@@ -198,6 +204,7 @@ impl Run {
         let expected = EntryResult::Applied { first: before.next(), last, results: std::mem::take(&mut self.expected) };
         assert_eq!(result, expected);
         assert_eq!(self.engine.visible(), last);
+        self.entries.push((entry, self.engine.applied()));
     }
 
     fn check(&self) {
@@ -237,6 +244,48 @@ fn equals_the_model(steps: Vec<Step>) -> bool {
 #[test]
 fn any_sequence_of_commits_in_any_grouping_equals_the_model() {
     QuickCheck::new().tests(2_000).quickcheck(equals_the_model as fn(Vec<Step>) -> bool);
+}
+
+/// What a store that is never asked to keep anything, one that keeps everything and those in between have in common: after
+/// a restart between any two entries they hold, and go on to hold, what the one that never stopped does.
+fn survives_restarts(steps: Vec<Step>, keeping: Vec<u8>) -> bool {
+    let mut never_stopped = Run::new(1);
+    for step in &steps {
+        never_stopped.step(step);
+    }
+    never_stopped.cut();
+    let options = DurableOptions {
+        memory_bytes_max: 1 << 20,
+        slice_bytes: 1 << 10,
+        reserve_bytes: 0,
+        ..DurableOptions::default()
+    };
+    let mut base = SimulatedBase::new(3);
+    let mut engine: Arc<dyn Engine> = Arc::new(DurableEngine::over(&Env::real(), Box::new(base.clone()), options));
+    for (at, (entry, after)) in never_stopped.entries.iter().enumerate() {
+        apply(&*engine, log_id(at as u64 + 1), entry).unwrap();
+        assert_eq!(engine.applied(), *after, "before the restart after entry {at}");
+        match keeping.get(at % keeping.len().max(1)).map_or(0, |keep| keep % 3) {
+            0 => {}
+            1 => engine.persist().unwrap(),
+            _ => drop(engine.maintain().unwrap()),
+        }
+        base = base.crash();
+        engine = Arc::new(DurableEngine::over(&Env::real(), Box::new(base.clone()), options));
+        let stored = engine.applied().log_id.map_or(0, |log_id| log_id.index as usize);
+        for (place, (entry, after)) in never_stopped.entries[stored..=at].iter().enumerate() {
+            apply(&*engine, log_id((stored + place) as u64 + 1), entry).unwrap();
+            assert_eq!(engine.applied(), *after, "entry {} applied again", stored + place);
+        }
+    }
+    never_stopped.engine = engine;
+    never_stopped.check();
+    true
+}
+
+#[test]
+fn a_restart_between_any_two_entries_changes_nothing() {
+    QuickCheck::new().tests(300).quickcheck(survives_restarts as fn(Vec<Step>, Vec<u8>) -> bool);
 }
 
 #[test]
