@@ -125,3 +125,69 @@ fn a_pinned_read_and_a_scan_see_their_version_whatever_happens_in_them() {
         assert_eq!(get_at(&engine, &pin, &key), Some((version, value)));
     }
 }
+
+/// A simulated base that does something else once, before it takes the first row of a run.
+struct InterruptedWrite {
+    inner: SimulatedBase,
+    interruption: Arc<Mutex<Option<Interruption>>>,
+}
+
+impl Base for InterruptedWrite {
+    fn marker(&self) -> Option<Marker> {
+        self.inner.marker()
+    }
+
+    fn get(&self, key: &[u8], at: Version) -> Result<Option<BaseRow>, BaseError> {
+        self.inner.get(key, at)
+    }
+
+    fn scan(&self, range: &KeyRange, reverse: bool, at: Version, each: &mut EachBaseRow<'_>) -> Result<(), BaseError> {
+        self.inner.scan(range, reverse, at, each)
+    }
+
+    fn write_run(
+        &self,
+        rows: &mut dyn Iterator<Item = Result<RunRow, BaseError>>,
+        marker: &Marker,
+    ) -> Result<(), BaseError> {
+        if let Some(mut interrupt) = self.interruption.lock().take() {
+            interrupt();
+        }
+        self.inner.write_run(rows, marker)
+    }
+
+    fn compact(&self, forget_below: Option<Version>) -> Result<bool, BaseError> {
+        self.inner.compact(forget_below)
+    }
+
+    fn usage(&self) -> BaseUsage {
+        self.inner.usage()
+    }
+
+    fn available(&self) -> Result<u64, BaseError> {
+        self.inner.available()
+    }
+}
+
+#[test]
+fn what_a_flush_stores_is_exact_although_everything_is_written_anew_and_trimmed_meanwhile() {
+    let (inner, interruption) = (SimulatedBase::new(1), Arc::default());
+    let base = InterruptedWrite { inner: inner.clone(), interruption: Arc::clone(&interruption) };
+    let engine = Arc::new(DurableEngine::over(&Env::real(), Box::new(base), small()));
+    let mut log = Log::default();
+    let all = |value: u8| vec![["a", "b", "c"].map(|name| (key(name), Some(vec![value]))).to_vec()];
+    log.push(all(1), None).apply(&engine).unwrap();
+    let later = log.push(all(2), None).clone();
+    let weak = Arc::downgrade(&engine);
+    *interruption.lock() = Some(Box::new(move || {
+        let engine = weak.upgrade().unwrap();
+        later.apply(&engine).unwrap();
+        while engine.trim(engine.visible()) {}
+    }));
+    engine.persist().unwrap();
+    assert_eq!(engine.stored(), log.last());
+    let of_first: Vec<_> = inner.contents().into_iter().filter(|row| row.1 == Version(1)).collect();
+    assert_eq!(of_first.len(), 3, "{of_first:?}");
+    assert!(of_first.iter().all(|(_, _, row)| row.as_ref().is_some_and(|row| row.value() == [1])));
+    assert_eq!(get(&engine, &key("a")), Some((2, vec![2])));
+}

@@ -114,6 +114,22 @@ fn a_slice_is_flushed_when_it_is_full_and_its_history_outlived() {
 }
 
 #[test]
+fn cutting_stops_at_a_boundary_so_that_a_flush_can_end_there() {
+    let (base, mut log) = (SimulatedBase::new(1), Log::default());
+    // A boundary behind every third entry.
+    let options = DurableOptions { slice_bytes: 64 * 400, ..small() };
+    let engine = DurableEngine::over(&Env::real(), Box::new(base), options);
+    (0..300).for_each(|i| put(&mut log, &engine, &format!("{}", i % 290), &[1; 105]));
+    for target in 280..283 {
+        engine.trim(Version(target));
+        let horizon = engine.usage().horizon.0;
+        assert!(horizon <= target && horizon + 4 > target && horizon.is_multiple_of(3), "{horizon} for {target}");
+    }
+    assert!(engine.maintain().unwrap());
+    assert_eq!(engine.stored().version, engine.usage().horizon);
+}
+
+#[test]
 fn what_is_old_is_flushed_however_little_it_is() {
     let (base, mut log) = (SimulatedBase::new(1), Log::default());
     let options = DurableOptions { slice_age_max: Duration::ZERO, ..small() };
