@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     env::Env,
+    log::Writing,
     types::{LogId, NodeId, Term},
 };
 use bytes::Bytes;
@@ -89,15 +90,18 @@ impl Group {
     ) -> (Group, impl Future<Output = ()> + Send + 'static) {
         let (queue, messages) = Queue::new();
         let reads = Arc::new(Reads::new(member.node));
-        let store = match member.storage {
-            Storage::Memory => LogStore::in_memory(Arc::clone(&reads)),
-            Storage::Disk(log) => LogStore::on_disk(DiskLog::new(log, queue.clone()), Arc::clone(&reads)),
+        let (store, writing) = match member.storage {
+            Storage::Memory => (LogStore::in_memory(Arc::clone(&reads)), None),
+            Storage::Disk(log, writing) => {
+                (LogStore::on_disk(DiskLog::new(log, queue.clone()), Arc::clone(&reads)), Some(writing))
+            }
         };
         let start = Start {
             env: env.clone(),
             log: log.clone(),
             node: member.node,
             store,
+            writing,
             machine,
             observe,
             stopped,
@@ -148,6 +152,7 @@ struct Start<M> {
     log: Logger,
     node: NodeId,
     store: LogStore,
+    writing: Option<Writing>,
     machine: M,
     observe: Observe,
     stopped: Stopped,
@@ -172,8 +177,9 @@ fn config(node: NodeId) -> Config {
 }
 
 impl<M: StateMachine> Start<M> {
-    async fn run(self, messages: mpsc::UnboundedReceiver<Message>) {
+    async fn run(mut self, messages: mpsc::UnboundedReceiver<Message>) {
         let store = self.store.clone();
+        let _writing = self.writing.take().map(|writing| self.env.spawn("log", writing));
         match self.open().await {
             Ok((raft, mut driver)) => {
                 let ended = driver.run(&raft, messages).await;
@@ -197,7 +203,7 @@ impl<M: StateMachine> Start<M> {
     }
 
     async fn open(self) -> Result<(OpenRaft<M>, Driver<M>), (Failed, Stopped)> {
-        let Start { env, log, node, store, machine, observe, stopped, reads, queue } = self;
+        let Start { env, log, node, store, machine, observe, stopped, reads, queue, .. } = self;
         let adapter = Adapter::new(machine.clone(), node, queue);
         let begin = async {
             let config = config(node).validate().map_err(|error| Failed(error.to_string()))?;

@@ -97,7 +97,7 @@ pub use metrics::Metrics;
 pub use writer::Done;
 
 use crate::{
-    env::{Env, Task},
+    env::{BoxFuture, Env, Task},
     types::{ClusterId, LogId, NodeId, Term},
 };
 use bytes::Bytes;
@@ -106,7 +106,9 @@ use state::{Message, State};
 use std::{
     fmt,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
 };
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 use writer::{Pending, Work};
@@ -193,11 +195,22 @@ pub struct Recovered {
 #[derive(Clone)]
 pub struct Log(Arc<Handle>);
 
+/// A log's writing: done by whoever awaits it, until the log is closed or its last handle is gone.
+#[must_use = "nothing is durable while nobody awaits it"]
+pub struct Writing(BoxFuture<()>);
+
+impl Future for Writing {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
 struct Handle {
     state: Arc<Mutex<State>>,
     queue: UnboundedSender<Message>,
     metrics: Arc<Metrics>,
-    /// The writer, then the preparer that ends with it.
+    /// The writer, if it has a thread of its own, and the preparer that ends with it.
     tasks: Mutex<Vec<Task>>,
 }
 
@@ -213,11 +226,23 @@ impl Log {
     /// # Errors
     /// [`OpenError`] if a call failed, or the log is another's, of a newer format, or damaged.
     pub fn open(env: &Env, directory: &Path, options: LogOptions) -> Result<(Log, Recovered), OpenError> {
+        let (log, writing, recovered) = open::open(env, directory, options)?;
+        log.0.tasks.lock().insert(0, env.spawn_on_thread("log", writing));
+        Ok((log, recovered))
+    }
+
+    /// The same, but the writing is left to whoever awaits what comes with it, on the thread that this may block: nothing is
+    /// durable, and nothing answered, while nobody does. For a caller who has nothing better to do while a group is synced,
+    /// and is spared two wake-ups a group.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn open_for(env: &Env, directory: &Path, options: LogOptions) -> Result<(Log, Writing, Recovered), OpenError> {
         open::open(env, directory, options)
     }
 
-    fn new(state: Arc<Mutex<State>>, queue: UnboundedSender<Message>, metrics: Arc<Metrics>, tasks: [Task; 2]) -> Log {
-        Log(Arc::new(Handle { state, queue, metrics, tasks: Mutex::new(tasks.into()) }))
+    fn new(state: Arc<Mutex<State>>, queue: UnboundedSender<Message>, metrics: Arc<Metrics>, preparer: Task) -> Log {
+        Log(Arc::new(Handle { state, queue, metrics, tasks: Mutex::new(vec![preparer]) }))
     }
 
     /// Appends entries, which follow the last one without a gap; the first of a log has index 0. They can be read at once,

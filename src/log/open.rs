@@ -1,7 +1,7 @@
 //! Opening: what was found is put in order, made durable, and given a writer.
 
 use super::{
-    Cut, Log, LogOptions, Recovered,
+    Cut, Log, LogOptions, Recovered, Writing,
     block::PAGE_BYTES,
     error::{CallFailed, Calling, OpenError},
     group::GroupBuffer,
@@ -23,7 +23,7 @@ use std::{
 };
 use tokio::sync::mpsc::unbounded_channel;
 
-pub(super) fn open(env: &Env, directory: &Path, options: LogOptions) -> Result<(Log, Recovered), OpenError> {
+pub(super) fn open(env: &Env, directory: &Path, options: LogOptions) -> Result<(Log, Writing, Recovered), OpenError> {
     let files = env.files();
     make_directory(files, directory)?;
     let mut survey = survey(files, directory, Some(options.owner))?;
@@ -70,8 +70,8 @@ pub(super) fn open(env: &Env, directory: &Path, options: LogOptions) -> Result<(
         buffer: GroupBuffer::default(),
     };
     let (queue, messages) = unbounded_channel();
-    let task = env.spawn_on_thread("log", writer.run(messages));
-    Ok((Log::new(state, queue, metrics, [task, preparer]), recovered))
+    let writing = Writing(Box::pin(writer.run(messages)));
+    Ok((Log::new(state, queue, metrics, preparer), writing, recovered))
 }
 
 /// Makes the directory if there is none, durable under its name: names that a crash left visible and not durable must not be

@@ -114,7 +114,7 @@ impl Node {
         options: NodeOptions,
     ) -> Node {
         let disk_log = match &storage {
-            Storage::Disk(log) => Some(log.clone()),
+            Storage::Disk(log, _) => Some(log.clone()),
             Storage::Memory => None,
         };
         let parts = Parts::new(env, log, &engine, options);

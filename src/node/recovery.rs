@@ -12,6 +12,7 @@
 
 use super::Directory;
 use crate::{
+    consensus::Storage,
     env::Env,
     log::{self, Log, LogOptions, Owner},
     storage::{self, DurableEngine, DurableOptions, Engine},
@@ -66,7 +67,7 @@ pub struct Recovered {
     /// The store, at its marker.
     pub engine: Arc<dyn Engine>,
     /// The log.
-    pub log: Log,
+    pub storage: Storage,
     /// The last entry of the log, up to which it will be applied again.
     pub last: Option<LogId>,
 }
@@ -84,7 +85,7 @@ pub fn recover(
     let mut log_options = LogOptions::new(Owner { cluster: identity.cluster, node: identity.node });
     log_options.segment_bytes = options.log_segment_bytes.unwrap_or(log_options.segment_bytes);
     log_options.cache_bytes_max = options.log_cache_bytes_max.unwrap_or(log_options.cache_bytes_max);
-    let (log, recovered) = Log::open(env, &directory.log(), log_options)?;
+    let (log, writing, recovered) = Log::open_for(env, &directory.log(), log_options)?;
     if let Some(cut) = &recovered.cut {
         warn!(logger, "the log ended in a write that was never acknowledged; it was cut";
             "file" => %cut.path.display(), "offset" => cut.offset, "bytes" => cut.bytes);
@@ -100,7 +101,7 @@ pub fn recover(
     info!(logger, "opened"; "directory" => %directory.path().display(), "version" => engine.visible().0,
         "base_at" => name(marker), "log_ends" => name(recovered.last), "entries_to_apply" => entries,
         "ms" => (env.now() - begun).as_millis());
-    Ok(Recovered { engine: Arc::new(engine), log, last: recovered.last })
+    Ok(Recovered { engine: Arc::new(engine), storage: Storage::Disk(log, writing), last: recovered.last })
 }
 
 /// Checks that the log goes on where the store ends. `at_marker` is the log's entry at the marker's index, where it is

@@ -169,11 +169,11 @@ impl Replica {
         if directory.is_new() {
             info!(log, "made a data directory"; "directory" => %path.display(), "cluster" => %directory.identity().cluster);
         }
-        let storage = configuration.storage(env.random_u64());
-        let Recovered { engine, log: raft_log, last } =
-            recover(env, log, &directory, storage).map_err(|error| error.to_string())?;
+        let options = configuration.storage(env.random_u64());
+        let Recovered { engine, storage, last } =
+            recover(env, log, &directory, options).map_err(|error| error.to_string())?;
         let identity = directory.identity();
-        let node = Node::start(env, log, identity, engine, Storage::Disk(raft_log), configuration.node());
+        let node = Node::start(env, log, identity, engine, storage, configuration.node());
         let data = path.display().to_string();
         Ok(Replica { node: Arc::new(node), last, data, _directory: Some(directory) })
     }
