@@ -3,9 +3,16 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use quantadb::{
     backup::{Header as BackupHeader, Row, Writer},
-    testing::wire::{AnyFrames, AnyReply, AnyRequest, from_hex},
+    log::{Log, LogEntry, LogOptions, Owner, Vote},
+    testing::{
+        files::{SimulatedFiles, environment},
+        wire::{AnyFrames, AnyReply, AnyRequest, from_hex},
+    },
     txn::AtomicOp,
-    types::{ClusterId, IdempotencyPair, Isolation, KeyspaceId, Version, limits::FRAME_PAYLOAD_BYTES_MAX},
+    types::{
+        ClusterId, IdempotencyPair, Isolation, KeyspaceId, LogId, NodeId, Term, Version,
+        limits::FRAME_PAYLOAD_BYTES_MAX,
+    },
     wire::{
         Header, Kind, Opcode, Request, RequestBody, RequestTags, peek,
         preface::PREFACE,
@@ -51,6 +58,10 @@ fn seeds() -> BTreeMap<String, Vec<u8>> {
     for (name, stream) in sessions() {
         seeds.insert(format!("session/{name}"), [&REPAIRED[..], &stream].concat());
     }
+    for (name, pieces) in logs() {
+        seeds.insert(format!("log/{name}"), [&[0][..], &pieces].concat());
+        seeds.insert(format!("log/{name}-repaired"), [&[1][..], &pieces].concat());
+    }
     seeds
 }
 
@@ -77,6 +88,50 @@ fn backups(seeds: &mut BTreeMap<String, Vec<u8>>) {
     let block = |file: &[u8]| file[header_bytes..file.len() - footer_bytes].to_vec();
     let (header, footer) = (&both[..header_bytes], &both[both.len() - footer_bytes..]);
     seeds.insert("backup/blocks-made-right".into(), [&[1], header, &block(&one), &block(&other), footer].concat());
+}
+
+/// The blocks of small logs, as `fuzz/src/segments.rs` reads them: one segment, two, and one with a torn tail.
+fn logs() -> Vec<(&'static str, Vec<u8>)> {
+    let id = |index| LogId { term: Term(1), leader: NodeId(1), index };
+    let entry = |index, bytes: usize| LogEntry { id: id(index), kind: 1, payload: vec![index as u8; bytes].into() };
+    let run = |sizes: &[usize], purge: bool, segment_bytes: u64| {
+        let files = SimulatedFiles::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("it can be built");
+        runtime.block_on(async {
+            let owner = Owner { cluster: ClusterId([7; 16]), node: NodeId(1) };
+            let options = LogOptions { segment_bytes, cache_bytes_max: 0, owner };
+            let env = environment(files.clone());
+            let (log, _) = Log::open(&env, Path::new("/log"), options).expect("an empty directory opens");
+            log.save_vote(Vote { term: Term(1), node: NodeId(1), committed: true }, Box::new(|_| ()));
+            for (index, bytes) in sizes.iter().enumerate() {
+                log.append(vec![entry(index as u64, *bytes)], Box::new(|_| ()));
+                if !purge {
+                    // Each a group of its own.
+                    tokio::task::yield_now().await;
+                }
+            }
+            if purge {
+                log.truncate_after(Some(id(1)), Box::new(|_| ()));
+                log.purge(id(0), Box::new(|_| ()));
+            }
+            log.close().await.expect("nothing fails");
+        });
+        files
+    };
+    let pieces = |files: &SimulatedFiles| {
+        let mut pieces = Vec::new();
+        for (number, path) in files.paths().into_iter().filter(|path| path.starts_with("/log")).enumerate() {
+            let bytes = files.contents(&path).expect("it is there");
+            for (at, block) in bytes.chunks(512).enumerate().filter(|(_, block)| block.iter().any(|byte| *byte != 0)) {
+                pieces.extend_from_slice(&[number as u8, at as u8]);
+                pieces.extend_from_slice(block);
+            }
+        }
+        pieces
+    };
+    let one = pieces(&run(&[10, 20, 500], true, 16 << 10));
+    let torn = [&one[..514 * 3], &one[514 * 4..]].concat();
+    vec![("torn", torn), ("one", one), ("two", pieces(&run(&[100, 200], false, 12 << 10)))]
 }
 
 /// The golden vectors of the specification: each by its kind, those of a file as one stream, and all requests in a session.

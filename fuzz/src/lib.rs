@@ -6,12 +6,13 @@
 //! | `request` | opcode, payload of a REQUEST | what decodes encodes to the same bytes, ignored tags aside |
 //! | `reply` | kind, opcode, payload of any other frame | the same |
 //! | `backup` | a file of a backup | what is whole is written and read again as the same rows; no part of it is whole |
+//! | `log` | blocks of the files of a log | it opens or is refused, as `check` says; what opens opens again as it is |
 //! | `session` | a client's frames, split, to a server | the answers are well formed, each to a request, one end each; it ends |
 //!
-//! All but `session` bound what is allocated: at most four times what was received and 4 KiB.
+//! All but `session` bound what is allocated: at most four times what was received and 4 KiB; `log` 64 times its files.
 //!
 //! `just fuzz TARGET SECONDS` runs one. The seeds under `seeds/` are committed, `tests/fuzz_seeds.rs` makes them; see
-//! [`input`] for their form. What a run finds new goes to `corpus/`, which is not committed. A found failure becomes a
+//! [`input`] and [`segments`] for their form. What a run finds new goes to `corpus/`, which is not committed. A found failure becomes a
 //! named test beside the code, and its input a seed.
 
 use std::{
@@ -21,6 +22,7 @@ use std::{
 
 pub mod file;
 pub mod input;
+pub mod segments;
 pub mod world;
 
 /// The system's allocator, counting what is asked of it.
