@@ -23,6 +23,12 @@ mod cycles;
 #[path = "crash/power.rs"]
 mod power;
 
+#[path = "crash/faults.rs"]
+mod faults;
+
+#[path = "crash/bits.rs"]
+mod bits;
+
 use cycles::Crash;
 use disk::Place;
 use process::Launch;

@@ -233,6 +233,11 @@ impl Crash {
         })
     }
 
+    /// Runs something of the clients' to its end.
+    pub fn block_on<T>(&self, what: impl Future<Output = T>) -> T {
+        self.runtime.block_on(what)
+    }
+
     /// Judges what a restarted server has.
     ///
     /// # Errors

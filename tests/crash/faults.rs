@@ -1,0 +1,219 @@
+//! Calls of the real process fail: an error, no space, or death in the middle of one. Needs strace; runs where
+//! `QUANTADB_FAULT_CASES` says how many cases.
+//!
+//! strace counts calls for each thread by itself, so one case may fail the nth call of several threads, each once. What it
+//! failed stands in its trace, with the file.
+
+use super::{
+    cycles::Crash,
+    disk::Place,
+    from_environment,
+    process::{Ended, Launch, Start},
+    seed,
+};
+use quantadb::testing::{directory::TemporaryDirectory, generators::Random};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// Calls that change what is stored. What reads is in the test of flipped bits; `write` is also how a thread is woken and
+/// a log line is written, so it fails for files of the base alone, by their names.
+const CALLS: [&str; 7] = ["fdatasync", "fsync", "pwrite64", "openat", "rename", "unlink", "mkdir"];
+const FAULTS: [&str; 3] = ["error=EIO", "error=ENOSPC", "signal=KILL"];
+const NTH: [u64; 12] = [1, 2, 3, 4, 6, 9, 14, 22, 40, 80, 160, 320];
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    call: &'static str,
+    fault: &'static str,
+    nth: u64,
+    /// On a directory that has data already.
+    again: bool,
+}
+
+impl Case {
+    fn random(random: &mut Random) -> Case {
+        let call = CALLS[random.index(CALLS.len())];
+        // The first of these are the loader's.
+        let early = if call == "openat" { 6 } else { 0 };
+        Case {
+            call,
+            fault: FAULTS[random.index(FAULTS.len())],
+            nth: early + NTH[random.index(NTH.len())],
+            again: random.once_in(2),
+        }
+    }
+
+    fn launch(&self, trace: &Path) -> Launch {
+        let Case { call, fault, nth, .. } = self;
+        let words = format!(
+            "strace -D -f -qq -y --seccomp-bpf -o {} -e signal=none -e trace={call},fsync,fdatasync -e \
+             inject={call}:{fault}:when={nth}",
+            trace.display()
+        );
+        Launch { under: words.split_whitespace().map(str::to_owned).collect(), ..Launch::default() }
+    }
+}
+
+/// A call that strace saw.
+#[derive(Debug)]
+struct Call {
+    name: String,
+    file: String,
+    failed: bool,
+}
+
+/// The calls of a trace in the order of their ends.
+fn calls(trace: &str) -> Vec<Call> {
+    let mut begun: HashMap<&str, (String, String)> = HashMap::new();
+    let mut calls = Vec::new();
+    for line in trace.lines() {
+        let Some((thread, rest)) = line.split_once(' ') else { continue };
+        let rest = rest.trim_start();
+        let (name, file) = match rest.strip_prefix("<... ") {
+            Some(_) => begun.remove(thread).unwrap_or_default(),
+            None => (rest.split('(').next().unwrap_or_default().to_owned(), file_of(rest)),
+        };
+        if rest.ends_with("<unfinished ...>") {
+            begun.insert(thread, (name, file));
+            continue;
+        }
+        calls.push(Call { name, file, failed: rest.ends_with("(INJECTED)") });
+    }
+    calls
+}
+
+/// The path of a call's file: behind its descriptor, or in quotes.
+fn file_of(call: &str) -> String {
+    let quoted = call.split('"').nth(1);
+    let behind = call.split('<').nth(1).and_then(|rest| rest.split('>').next());
+    quoted.or(behind).unwrap_or_default().to_owned()
+}
+
+/// How a case ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Seen {
+    NotReached,
+    WentOn,
+    Stopped,
+    DidNotStart,
+    Killed,
+}
+
+fn run(case: &Case, seed: u64) -> Result<Seen, String> {
+    let mut crash = Crash::new(Place::directory(), Launch::default(), seed);
+    let traces = TemporaryDirectory::new("trace");
+    let trace = traces.path().join("trace");
+    crash.begin()?;
+    if case.again {
+        let server = crash.start()?;
+        let server = crash.work(server, |_| std::thread::sleep(Duration::from_millis(100)))?;
+        server.stop()?;
+        crash.gather()?;
+    }
+    let started = case.launch(&trace).spawn(&crash.place.data(), &crash.place.log()).ready()?;
+    let (ended, ready) = match started {
+        Start::Refused(ended) => (ended, false),
+        Start::Ready(server) => {
+            let until = Instant::now() + Duration::from_millis(600);
+            let server = crash.work(server, |server| {
+                while server.runs() && Instant::now() < until {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            })?;
+            (server.stop()?, true)
+        }
+    };
+    crash.gather()?;
+    let trace = fs::read_to_string(&trace).unwrap_or_default();
+    let seen = judge(case, &ended, ready, &calls(&trace))?;
+    crash.finish().map_err(|error| format!("{error}\nafter it had {seen:?}:\n{}", ended.tail()))?;
+    Ok(seen)
+}
+
+fn judge(case: &Case, ended: &Ended, ready: bool, calls: &[Call]) -> Result<Seen, String> {
+    let wrong = |what: &str| Err(format!("{what}: {:?}\n{}", ended.status, ended.tail()));
+    if case.fault == "signal=KILL" && ended.signal() == Some(9) {
+        return Ok(Seen::Killed);
+    }
+    let stored: Vec<&Call> = calls.iter().filter(|call| call.failed && call.file.contains("/data")).collect();
+    for (at, call) in calls.iter().enumerate().filter(|(_, call)| call.failed && call.name.ends_with("sync")) {
+        if let Some(again) = calls[at + 1..].iter().find(|later| later.file == call.file && later.name.ends_with("sync")) {
+            return wrong(&format!("a sync that failed was tried again, {call:?} and {again:?}"));
+        }
+    }
+    match (ended.code(), ready) {
+        (Some(0), true) if stored.is_empty() => Ok(Seen::NotReached),
+        (Some(0), true) if case.fault == "error=EIO" && stored.iter().any(|call| must_stop(call)) => {
+            wrong(&format!("it went on after {stored:?}"))
+        }
+        (Some(0), true) => Ok(Seen::WentOn),
+        // The loader's own files, before there is a program that could say anything.
+        (Some(127), false) if stored.is_empty() => Ok(Seen::NotReached),
+        (Some(_), false) if stored.is_empty() && case.call == "openat" => Ok(Seen::NotReached),
+        (Some(1 | 3), _) => {
+            let named = |call: &&&Call| -> bool {
+                let path = Path::new(&call.file);
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                ended.log.contains(name)
+            };
+            match stored.iter().find(named) {
+                Some(_) if ready => Ok(Seen::Stopped),
+                Some(_) => Ok(Seen::DidNotStart),
+                None => wrong(&format!("it does not say which of {stored:?} failed")),
+            }
+        }
+        _ => wrong("an end of another kind"),
+    }
+}
+
+/// What must never be passed over: what was to be made durable may not be.
+fn must_stop(call: &Call) -> bool {
+    call.file.contains("/log/") && matches!(call.name.as_str(), "fdatasync" | "pwrite64")
+}
+
+#[test]
+fn a_call_that_fails_loses_nothing() {
+    let Some(count) = from_environment("QUANTADB_FAULT_CASES") else {
+        return println!("not run: QUANTADB_FAULT_CASES is not set");
+    };
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let mut tally: BTreeMap<(Seen, &str, &str), u64> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for number in 0..count {
+        let case = Case::random(&mut random);
+        match run(&case, seed + number) {
+            Ok(seen) => *tally.entry((seen, case.call, case.fault)).or_default() += 1,
+            Err(error) => {
+                println!("{number}: {case:?}: {error}");
+                wrong.push(case);
+            }
+        }
+    }
+    for ((seen, call, fault), count) in &tally {
+        println!("  {seen:?} {call} {fault}: {count}");
+    }
+    assert!(wrong.is_empty(), "seed {seed}: {wrong:?}");
+    let reached: u64 = tally.iter().filter(|((seen, ..), _)| *seen != Seen::NotReached).map(|(_, count)| count).sum();
+    assert!(reached * 4 >= count, "only {reached} of {count} faults were met");
+}
+
+#[test]
+fn a_trace_tells_what_failed_and_on_which_file() {
+    let trace = "71 fdatasync(9</d/data/log/1.seg>) = 0\n\
+                 72 pwrite64(8</d/data/log/2.seg>, \"x\"..., 1, 0 <unfinished ...>\n\
+                 71 rename(\"/d/data/a\", \"/d/data/b\") = -1 EIO (Input/output error) (INJECTED)\n\
+                 72 <... pwrite64 resumed>) = -1 ENOSPC (No space left on device) (INJECTED)\n";
+    let calls = calls(trace);
+    let told: Vec<_> = calls.iter().map(|call| (call.name.as_str(), call.file.as_str(), call.failed)).collect();
+    let expected = [
+        ("fdatasync", "/d/data/log/1.seg", false),
+        ("rename", "/d/data/a", true),
+        ("pwrite64", "/d/data/log/2.seg", true),
+    ];
+    assert_eq!(told, expected);
+}
