@@ -111,7 +111,7 @@ impl Crash {
     pub fn begin(&mut self) -> Result<(), String> {
         let server = self.start()?;
         let done = self.runtime.block_on(async {
-            let client = connect(server.address).await?;
+            let client = connect(server.address, PATIENCE).await?;
             load(&client, &self.ledger).await
         });
         done.map_err(|error| format!("the first rows: {error}"))?;
@@ -162,7 +162,7 @@ impl Crash {
     /// What does not hold.
     pub fn vanish(&mut self, cycles: u64) -> Result<(), String> {
         let server = self.start()?;
-        let client = self.runtime.block_on(connect(server.address)).map_err(|error| error.to_string())?;
+        let client = self.runtime.block_on(connect(server.address, PATIENCE)).map_err(|error| error.to_string())?;
         self.runtime.block_on(load(&client, &self.ledger)).map_err(|error| error.to_string())?;
         let mut server = server;
         for _ in 0..cycles {
@@ -194,7 +194,7 @@ impl Crash {
     pub fn work(&mut self, mut server: Server, meanwhile: impl FnOnce(&mut Server)) -> Result<Server, String> {
         self.cycle += 1;
         for number in 1..=WORKERS {
-            let client = self.runtime.block_on(connect(server.address));
+            let client = self.runtime.block_on(connect(server.address, PATIENCE));
             // A server that fails on purpose may be gone by now.
             let Ok(client) = client else { break };
             let worker = Worker::new(number, self.seed, self.cycle, client, self.ledger.clone());
@@ -245,7 +245,7 @@ impl Crash {
     pub fn judge(&mut self, server: &Server) -> Result<(), String> {
         let runtime = Arc::clone(&self.runtime);
         runtime.block_on(async {
-            let client = connect(server.address).await.map_err(|error| error.to_string())?;
+            let client = connect(server.address, PATIENCE).await.map_err(|error| error.to_string())?;
             self.judge_by(&client).await
         })
     }
@@ -401,7 +401,7 @@ impl Crash {
         self.judge(&server)?;
         let runtime = Arc::clone(&self.runtime);
         runtime.block_on(async {
-            let client = connect(server.address).await.map_err(|error| error.to_string())?;
+            let client = connect(server.address, PATIENCE).await.map_err(|error| error.to_string())?;
             self.judge_all(&client).await
         })?;
         let ended = server.stop()?;

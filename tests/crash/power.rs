@@ -11,10 +11,12 @@ use super::{
 
 const DISK_MEGABYTES: u64 = 2_048;
 
-/// A server whose syncs say that they did and do nothing.
-pub fn lying() -> Launch {
-    let words = "strace -D -f -qq --seccomp-bpf -o /dev/null -e trace=fsync,fdatasync,sync_file_range,syncfs,msync \
-                 -e inject=fsync,fdatasync,sync_file_range,syncfs,msync:retval=0";
+/// A server whose syncs say that they did and do nothing, from the nth of each thread on.
+fn lying(from: u64) -> Launch {
+    let words = format!(
+        "strace -D -f -qq --seccomp-bpf -o /dev/null -e trace=fsync,fdatasync,sync_file_range,syncfs,msync -e \
+         inject=fsync,fdatasync,sync_file_range,syncfs,msync:retval=0:when={from}+"
+    );
     Launch { under: words.split_whitespace().map(str::to_owned).collect(), ..Launch::default() }
 }
 
@@ -42,7 +44,9 @@ fn a_sync_that_lies_is_found_out_when_power_is_cut() {
     if cycles().is_none() {
         return;
     }
-    let mut crash = Crash::new(Place::disk(DISK_MEGABYTES), lying(), seed());
-    let violation = crash.run(5).expect_err("five cuts without a sync before them lost nothing");
-    println!("found out: {violation}");
+    for from in [1, 40] {
+        let mut crash = Crash::new(Place::disk(DISK_MEGABYTES), lying(from), seed());
+        let violation = crash.run(8).expect_err("eight cuts without a sync before them lost nothing");
+        println!("found out, lying from sync {from} on: {violation}");
+    }
 }

@@ -54,9 +54,9 @@ pub fn facts_of(cycle: u64) -> String {
 ///
 /// # Errors
 /// If nobody answers.
-pub async fn connect(address: SocketAddr) -> Result<Client, Error> {
+pub async fn connect(address: SocketAddr, deadline: Duration) -> Result<Client, Error> {
     let options = ClientOptions::from(address);
-    Client::connect(ClientOptions { deadline: Duration::from_secs(30), grease: false, ..options }).await
+    Client::connect(ClientOptions { deadline, grease: false, ..options }).await
 }
 
 fn once() -> CallOptions {
