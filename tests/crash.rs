@@ -23,6 +23,9 @@ mod cycles;
 #[path = "crash/power.rs"]
 mod power;
 
+#[path = "crash/full.rs"]
+mod full;
+
 #[path = "crash/faults.rs"]
 mod faults;
 

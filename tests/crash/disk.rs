@@ -43,11 +43,10 @@ impl Place {
 
     /// The server's log.
     pub fn log(&self) -> PathBuf {
-        let directory = match self {
-            Place::Directory(directory) => directory,
-            Place::Disk(disk) => &disk.directory,
-        };
-        directory.path().join("log")
+        match self {
+            Place::Directory(directory) => directory.path().join("log"),
+            Place::Disk(disk) => disk.log(),
+        }
     }
 
     /// Ends the server where it stands, and its disk before it, if it has one.
@@ -91,6 +90,11 @@ impl Disk {
 
     pub fn mount_point(&self) -> PathBuf {
         self.directory.path().join("disk")
+    }
+
+    /// The log of a server that runs on it, which lies beside it.
+    pub fn log(&self) -> PathBuf {
+        self.directory.path().join("log")
     }
 
     /// A place on the disk.

@@ -19,41 +19,65 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Calls that change what is stored. What reads is in the test of flipped bits; `write` is also how a thread is woken and
-/// a log line is written, so it fails for files of the base alone, by their names.
-const CALLS: [&str; 7] = ["fdatasync", "fsync", "pwrite64", "openat", "rename", "unlink", "mkdir"];
+/// Calls and how often a thread makes them, about. What fails of `write` and `read` is for files of the base alone, by
+/// their names: a thread is woken and a log line is written by `write` too.
+const CALLS: [(&str, u64); 9] = [
+    ("fdatasync", 60),
+    ("pwrite64", 60),
+    ("fsync", 16),
+    ("write", 30),
+    ("read", 30),
+    ("openat", 30),
+    ("rename,renameat", 6),
+    ("unlink", 4),
+    ("mkdir", 5),
+];
 const FAULTS: [&str; 3] = ["error=EIO", "error=ENOSPC", "signal=KILL"];
-const NTH: [u64; 12] = [1, 2, 3, 4, 6, 9, 14, 22, 40, 80, 160, 320];
+/// Files of the base are numbered; a short run makes fewer.
+const BASE_FILES: u64 = 24;
+
+/// What the directory is when the call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Not there: the call is one of making it.
+    New,
+    /// With the first rows.
+    Loaded,
+    /// With what a life left, that was killed.
+    Lived,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Case {
     call: &'static str,
     fault: &'static str,
     nth: u64,
-    /// On a directory that has data already.
-    again: bool,
+    stage: Stage,
 }
 
 impl Case {
     fn random(random: &mut Random) -> Case {
-        let call = CALLS[random.index(CALLS.len())];
-        // The first of these are the loader's.
-        let early = if call == "openat" { 6 } else { 0 };
-        Case {
-            call,
-            fault: FAULTS[random.index(FAULTS.len())],
-            nth: early + NTH[random.index(NTH.len())],
-            again: random.once_in(2),
-        }
+        let (call, often) = CALLS[random.index(CALLS.len())];
+        let stage = [Stage::New, Stage::Loaded, Stage::Lived, Stage::Lived][random.index(4)];
+        // Small numbers, each of which is another step of a start, as often as all the others.
+        let most = if random.once_in(2) { often.min(8) } else { often };
+        // The first files that are opened are the loader's.
+        let early = if call == "openat" { 8 } else { 0 };
+        Case { call, fault: FAULTS[random.index(FAULTS.len())], nth: 1 + early + random.below(most), stage }
     }
 
-    fn launch(&self, trace: &Path) -> Launch {
+    fn launch(&self, data: &Path, trace: &Path) -> Launch {
         let Case { call, fault, nth, .. } = self;
-        let words = format!(
-            "strace -D -f -qq -y --seccomp-bpf -o {} -e signal=none -e trace={call},fsync,fdatasync -e \
-             inject={call}:{fault}:when={nth}",
+        let mut words = format!(
+            "strace -D -f -qq -y --seccomp-bpf -o {} -e trace={call},fsync,fdatasync -e inject={call}:{fault}:when={nth}",
             trace.display()
         );
+        if matches!(*call, "write" | "read") {
+            for number in 0..BASE_FILES {
+                words += &format!(" -P {0}/base/tables/{number} -P {0}/base/v{number}", data.display());
+            }
+            words += &format!(" -P {}/base/current", data.display());
+        }
         Launch { under: words.split_whitespace().map(str::to_owned).collect(), ..Launch::default() }
     }
 }
@@ -88,9 +112,13 @@ fn calls(trace: &str) -> Vec<Call> {
 
 /// The path of a call's file: behind its descriptor, or in quotes.
 fn file_of(call: &str) -> String {
-    let quoted = call.split('"').nth(1);
-    let behind = call.split('<').nth(1).and_then(|rest| rest.split('>').next());
-    quoted.or(behind).unwrap_or_default().to_owned()
+    let words = call.split_once('(').map_or("", |(_, words)| words);
+    let described = words.starts_with(|first: char| first.is_ascii_digit());
+    let file = match described {
+        true => words.split_once('<').and_then(|(_, rest)| rest.split_once('>')),
+        false => words.split_once('"').and_then(|(_, rest)| rest.split_once('"')),
+    };
+    file.map_or_else(String::new, |(file, _)| file.to_owned())
 }
 
 /// How a case ended.
@@ -107,21 +135,25 @@ fn run(case: &Case, seed: u64) -> Result<Seen, String> {
     let mut crash = Crash::new(Place::directory(), Launch::default(), seed);
     let traces = TemporaryDirectory::new("trace");
     let trace = traces.path().join("trace");
-    crash.begin()?;
-    if case.again {
+    if case.stage != Stage::New {
+        crash.begin()?;
+    }
+    if case.stage == Stage::Lived {
         let server = crash.start()?;
-        let server = crash.work(server, |_| std::thread::sleep(Duration::from_millis(100)))?;
-        server.stop()?;
+        let server = crash.work(server, |_| pause(200))?;
+        crash.place.cut(server);
         crash.gather()?;
     }
-    let started = case.launch(&trace).spawn(&crash.place.data(), &crash.place.log()).ready()?;
+    let started = case.launch(&crash.place.data(), &trace).spawn(&crash.place.data(), &crash.place.log()).ready()?;
     let (ended, ready) = match started {
         Start::Refused(ended) => (ended, false),
+        Start::Ready(server) if case.stage == Stage::New => (server.stop()?, true),
         Start::Ready(server) => {
-            let until = Instant::now() + Duration::from_millis(600);
+            // Long enough for a slice to grow old and go to the base.
+            let until = Instant::now() + Duration::from_millis(1_500);
             let server = crash.work(server, |server| {
                 while server.runs() && Instant::now() < until {
-                    std::thread::sleep(Duration::from_millis(2));
+                    pause(2);
                 }
             })?;
             (server.stop()?, true)
@@ -130,8 +162,15 @@ fn run(case: &Case, seed: u64) -> Result<Seen, String> {
     crash.gather()?;
     let trace = fs::read_to_string(&trace).unwrap_or_default();
     let seen = judge(case, &ended, ready, &calls(&trace))?;
-    crash.finish().map_err(|error| format!("{error}\nafter it had {seen:?}:\n{}", ended.tail()))?;
+    let begun = if case.stage == Stage::New { crash.begin() } else { Ok(()) };
+    let restarted = begun.and_then(|()| crash.finish());
+    restarted.map_err(|error| format!("{error}\nafter it had {seen:?}:\n{}", ended.tail()))?;
     Ok(seen)
+}
+
+/// Real time for the clients: it paces, and nothing depends on it.
+fn pause(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
 }
 
 fn judge(case: &Case, ended: &Ended, ready: bool, calls: &[Call]) -> Result<Seen, String> {
@@ -147,6 +186,7 @@ fn judge(case: &Case, ended: &Ended, ready: bool, calls: &[Call]) -> Result<Seen
     }
     match (ended.code(), ready) {
         (Some(0), true) if stored.is_empty() => Ok(Seen::NotReached),
+        (Some(0), true) if case.fault == "signal=KILL" => Ok(Seen::NotReached),
         (Some(0), true) if case.fault == "error=EIO" && stored.iter().any(|call| must_stop(call)) => {
             wrong(&format!("it went on after {stored:?}"))
         }
@@ -155,10 +195,10 @@ fn judge(case: &Case, ended: &Ended, ready: bool, calls: &[Call]) -> Result<Seen
         (Some(127), false) if stored.is_empty() => Ok(Seen::NotReached),
         (Some(_), false) if stored.is_empty() && case.call == "openat" => Ok(Seen::NotReached),
         (Some(1 | 3), _) => {
+            // The base's own library does not say which of its files it was.
             let named = |call: &&&Call| -> bool {
-                let path = Path::new(&call.file);
-                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                ended.log.contains(name)
+                let (folder, file) = call.file.rsplit_once('/').unwrap_or_default();
+                ended.log.contains(file) || folder.contains("/base") && ended.log.contains("/data/base")
             };
             match stored.iter().find(named) {
                 Some(_) if ready => Ok(Seen::Stopped),
@@ -205,7 +245,7 @@ fn a_call_that_fails_loses_nothing() {
 #[test]
 fn a_trace_tells_what_failed_and_on_which_file() {
     let trace = "71 fdatasync(9</d/data/log/1.seg>) = 0\n\
-                 72 pwrite64(8</d/data/log/2.seg>, \"x\"..., 1, 0 <unfinished ...>\n\
+                 72 pwrite64(8</d/data/log/2.seg>, \"<\\\"x\"..., 1, 0 <unfinished ...>\n\
                  71 rename(\"/d/data/a\", \"/d/data/b\") = -1 EIO (Input/output error) (INJECTED)\n\
                  72 <... pwrite64 resumed>) = -1 ENOSPC (No space left on device) (INJECTED)\n";
     let calls = calls(trace);

@@ -21,7 +21,7 @@ fn lying(from: u64) -> Launch {
 }
 
 /// How often, if at all.
-fn cycles() -> Option<u64> {
+pub fn cycles() -> Option<u64> {
     let cycles = from_environment("QUANTADB_POWER_CYCLES");
     if cycles.is_none() {
         println!("not run: QUANTADB_POWER_CYCLES is not set");
