@@ -5,6 +5,7 @@
 //! cargo bench --bench end_to_end -- resp=127.0.0.1:6405,PID        beside a server that speaks RESP
 //!     keys=1000000 seconds=3 rounds=3 points=50x1,50x16,50x64      what is measured
 //!     quantadb=ADDR,PID                                            a server that runs already
+//!     before=ADDR,PID                                              beside another build of QuantaDB
 //! ```
 //!
 //! Rounds are interleaved, their order alternates; medians are told, and their ratios.
@@ -26,6 +27,7 @@ fn main() {
     let started = if running.is_none() { Some(Server::start(&["--memory"])) } else { None };
     let ours = running.or_else(|| Some(started.as_ref()?.target.clone()));
     let mut targets: Vec<_> = ours.into_iter().collect();
+    targets.extend(words.target("before", "before", Protocol::QuantaDb));
     targets.extend(words.target("resp", "resp", Protocol::Resp));
     for target in &targets {
         let point = Point { connections: 50, depth: 64 };

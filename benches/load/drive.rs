@@ -34,7 +34,7 @@ impl Figure {
 }
 
 /// A quantile of what is sorted; zero of nothing.
-pub fn quantile(sorted: &[u64], q: f64) -> u64 {
+fn quantile(sorted: &[u64], q: f64) -> u64 {
     let at = (sorted.len() as f64 * q) as usize;
     sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(0)
 }
@@ -85,7 +85,8 @@ pub fn run(target: &Target, load: &Load) -> Figure {
         target.protocol.prepare(&target.address).await;
         for seed in 0..connections as u64 {
             let stream = target.protocol.connect(&target.address).await;
-            tasks.push(tokio::spawn(drive(stream, target.protocol, Load { point: Point { connections, depth }, ..*load }, seed, Arc::clone(&shared))));
+            let load = Load { point: Point { connections, depth }, ..*load };
+            tasks.push(tokio::spawn(drive(stream, target.protocol, load, seed, Arc::clone(&shared))));
         }
         if !load.fill {
             tokio::time::sleep(WARM).await;

@@ -8,7 +8,7 @@ mod drive;
 mod protocol;
 mod server;
 
-pub use drive::{Figure, Load, Point, median, quantile, run};
+pub use drive::{Figure, Load, Point, median, run};
 pub use protocol::{Op, Protocol};
 pub use server::{Server, Target, cpu_ns};
 

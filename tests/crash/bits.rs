@@ -92,7 +92,13 @@ fn read_all(crash: &Crash, data: &Path, log: &Path) -> Result<Result<Vec<Row>, (
 }
 
 /// Flips one bit and sees what becomes of it.
-fn meet(crash: &Crash, random: &mut Random, pristine: &Path, scratch: &Path, expected: &[Row]) -> (String, Result<Seen, String>) {
+fn meet(
+    crash: &Crash,
+    random: &mut Random,
+    pristine: &Path,
+    scratch: &Path,
+    expected: &[Row],
+) -> (String, Result<Seen, String>) {
     let mut kinds: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     for file in files(pristine) {
         if fs::metadata(&file).is_ok_and(|file| file.len() > 0) {

@@ -278,7 +278,8 @@ impl Crash {
     }
 
     async fn judge_facts(&mut self, client: &Client, prefix: &str) -> Result<(), String> {
-        let rows = read_prefix(client, &self.ledger, JUDGE, prefix).await.map_err(|error| format!("reading: {error}"))?;
+        let rows =
+            read_prefix(client, &self.ledger, JUDGE, prefix).await.map_err(|error| format!("reading: {error}"))?;
         self.report.facts += self.ledger.judge_facts(prefix.as_bytes(), &rows)?;
         Ok(())
     }
@@ -375,9 +376,11 @@ impl Crash {
 
     /// Judges every row, and the history of everything since the last time.
     async fn judge_all(&mut self, client: &Client) -> Result<(), String> {
-        let state = read_prefix(client, &self.ledger, JUDGE, "s/").await.map_err(|error| format!("reading: {error}"))?;
+        let state =
+            read_prefix(client, &self.ledger, JUDGE, "s/").await.map_err(|error| format!("reading: {error}"))?;
         judge_state(&self.ledger, &state)?;
-        let facts = read_prefix(client, &self.ledger, JUDGE, "f/").await.map_err(|error| format!("reading: {error}"))?;
+        let facts =
+            read_prefix(client, &self.ledger, JUDGE, "f/").await.map_err(|error| format!("reading: {error}"))?;
         self.report.facts += self.ledger.judge_facts(b"f/", &facts)?;
         let history = self.ledger.recorder.take();
         self.report.attempts += history.transactions.len();

@@ -180,7 +180,9 @@ fn judge(case: &Case, ended: &Ended, ready: bool, calls: &[Call]) -> Result<Seen
     }
     let stored: Vec<&Call> = calls.iter().filter(|call| call.failed && call.file.contains("/data")).collect();
     for (at, call) in calls.iter().enumerate().filter(|(_, call)| call.failed && call.name.ends_with("sync")) {
-        if let Some(again) = calls[at + 1..].iter().find(|later| later.file == call.file && later.name.ends_with("sync")) {
+        if let Some(again) =
+            calls[at + 1..].iter().find(|later| later.file == call.file && later.name.ends_with("sync"))
+        {
             return wrong(&format!("a sync that failed was tried again, {call:?} and {again:?}"));
         }
     }

@@ -11,11 +11,7 @@ use quantadb::{
     env::Env,
     testing::assertions::eventually,
 };
-use std::{
-    fs,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 use tokio::runtime::Runtime;
 
 const DISK_MEGABYTES: u64 = 256;

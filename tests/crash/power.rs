@@ -1,13 +1,7 @@
 //! Power is cut under load. Needs root, mkfs.ext4, mount and python3; the second also strace. They run where
 //! `QUANTADB_POWER_CYCLES` says how often.
 
-use super::{
-    cycles::Crash,
-    disk::Place,
-    from_environment,
-    process::Launch,
-    seed,
-};
+use super::{cycles::Crash, disk::Place, from_environment, process::Launch, seed};
 
 const DISK_MEGABYTES: u64 = 2_048;
 
