@@ -5,7 +5,7 @@ use super::{
     cycles::Crash,
     disk::{Place, files},
     from_environment,
-    process::{Launch, QUANTADB, Start, must, run, text},
+    process::{Launch, QUANTACTL, QUANTADB, Start, must, run, text},
     seed,
     work::connect,
 };
@@ -187,4 +187,44 @@ fn a_flipped_bit_is_refused_or_changes_nothing() {
     assert!(wrong.is_empty(), "seed {seed}: {} of {flips} flips:\n{}", wrong.len(), wrong.join("\n"));
     let met: u64 = tally.iter().filter(|((_, seen), _)| *seen != Seen::Right).map(|(_, count)| count).sum();
     assert!(met > 0, "no flip was met by anything");
+}
+
+/// Nothing in a backup is without meaning, so every flip of it is refused.
+#[test]
+fn a_flipped_bit_of_a_backup_is_refused() {
+    let flips = from_environment("QUANTADB_FLIPS").unwrap_or(6);
+    let seed = seed();
+    let mut random = Random::new(seed ^ 1);
+    let mut crash = Crash::new(Place::directory(), Launch::default(), seed);
+    crash.begin().unwrap();
+    let server = crash.start().unwrap();
+    let server = crash.work(server, |_| std::thread::sleep(Duration::from_millis(600))).unwrap();
+    let copies = TemporaryDirectory::new("backup");
+    let (backup, flipped) = (copies.path().join("backup"), copies.path().join("flipped"));
+    must(QUANTACTL, &["--addr", &server.address.to_string(), "backup", text(&backup)]);
+    crash.place.cut(server);
+    crash.gather().unwrap();
+
+    let restored = copies.path().join("restored");
+    must(QUANTADB, &["restore", text(&backup), "--data-dir", text(&restored)]);
+    let rows = read_all(&crash, &restored, &copies.path().join("log")).unwrap().expect("nothing is flipped");
+    assert!(rows.len() > 40, "{} rows", rows.len());
+    let bytes = fs::metadata(&backup).unwrap().len();
+    let mut wrong = Vec::new();
+    for _ in 0..flips {
+        let (at, bit) = (random.below(bytes), random.below(8));
+        fs::copy(&backup, &flipped).unwrap();
+        flip(&flipped, at, bit);
+        for (program, words) in [
+            (QUANTACTL, vec!["backup", "--verify", text(&flipped)]),
+            (QUANTADB, vec!["restore", text(&flipped), "--data-dir", text(&copies.path().join("none"))]),
+        ] {
+            let (code, told) = run(program, &words);
+            if code == Some(0) || code.is_none() || !told.contains("flipped") {
+                wrong.push(format!("bit {bit} of byte {at} of {bytes}: {words:?} ended with {code:?}: {told}"));
+            }
+        }
+        let _ = fs::remove_dir_all(copies.path().join("none"));
+    }
+    assert!(wrong.is_empty(), "seed {seed}: {} of {flips} flips:\n{}", wrong.len(), wrong.join("\n"));
 }

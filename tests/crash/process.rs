@@ -12,6 +12,7 @@ use std::{
 };
 
 pub const QUANTADB: &str = env!("CARGO_BIN_EXE_quantadb");
+pub const QUANTACTL: &str = env!("CARGO_BIN_EXE_quantactl");
 
 /// How long a start or an end may take before the test says that the program hangs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -148,10 +149,6 @@ fn first_line(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
 }
 
 impl Server {
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().expect("it is ours to wait for").is_none()
