@@ -32,7 +32,8 @@ use std::{
 
 /// As large as a segment of our log.
 const RAW_FILE_BYTES: usize = 64 << 20;
-const RAW_WRITE_BYTES: usize = 512;
+/// As much as our log writes for a small group.
+const RAW_WRITE_BYTES: usize = 4_096;
 
 fn main() {
     let words = Words::given();
@@ -96,7 +97,7 @@ fn grown(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>, name: &s
 
 fn puts(words: &Words, directory: &Path, data: &Path) {
     let keys = words.number("keys", 100_000);
-    let seconds = words.number("seconds", 2.0);
+    let seconds: f64 = words.number("seconds", 2.0);
     let rounds: usize = words.number("rounds", 3);
     let server = Server::start(&["--data-dir", data.to_str().unwrap()]);
     let mut targets = vec![server.target.clone()];
