@@ -19,7 +19,7 @@
 #[path = "load/mod.rs"]
 mod load;
 
-use load::{Figure, Load, Op, Point, Protocol, Server, Target, Words, median, run};
+use load::{Load, Op, Point, Protocol, Server, Target, Words, drive::Figure, median, run};
 use quantadb::{client::Client, testing::directory::TemporaryDirectory};
 use std::{
     collections::BTreeMap,

@@ -4,11 +4,11 @@
 //! values 100, uniform. Server CPU is the growth of `schedstat` over the threads of the server and of all its descendants
 //! in the measured window, for each operation.
 
-mod drive;
+pub mod drive;
 mod protocol;
 mod server;
 
-pub use drive::{Figure, Load, Point, median, run};
+pub use drive::{Load, Point, median, run};
 pub use protocol::{Op, Protocol};
 pub use server::{Server, Target, cpu_ns};
 
