@@ -45,6 +45,14 @@ tidy:
 torture seconds="60":
     QUANTADB_TORTURE_SECONDS={{seconds}} cargo test --release --test torture -- --nocapture --test-threads 1
 
+# Kills the real server under load, again and again: `just crash 3000`.
+crash cycles="100":
+    QUANTADB_CRASH_CYCLES={{cycles}} cargo test --release --test crash -- --nocapture acknowledged_is_lost_when_the_process
+
+# Cuts the power of its disk under load, again and again: `just power 500`; needs root.
+power cycles="30":
+    QUANTADB_POWER_CYCLES={{cycles}} .ci/crash power full
+
 # Plants bugs one by one and demands that the torture finds each: all, or those whose names hold the words given.
 sabotage *words:
     tests/sabotage.sh {{words}}

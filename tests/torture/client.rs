@@ -97,7 +97,8 @@ impl Client {
     pub fn new(number: u64, seed: u64, settings: &Settings) -> Client {
         Client {
             number,
-            random: Random::new(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            // Through the generator itself: seeds that differ by a multiple of its step give one sequence, shifted.
+            random: Random::new(Random::new(seed ^ number).bits()),
             tally: Tally::new(),
             settings: settings.clone(),
             link: None,
