@@ -186,6 +186,13 @@ impl Rig {
         self.send(None, Work::Outcome(pair))
     }
 
+    /// Waits until everything handed over so far is decided: what comes too late is answered at its turn, and at once.
+    pub fn until_decided(&mut self) {
+        let (block, work) = single(Mutation::Delete { key: &key("nothing") });
+        let late = self.send_until(Moment(0), None, block, work).expect("it is admitted");
+        assert_eq!(self.answer(late), Err(Refusal::Expired));
+    }
+
     pub fn ask(&mut self, pair: IdempotencyPair) -> Answer {
         let request = self.outcome(pair);
         self.answer(request)
