@@ -20,6 +20,7 @@
 //!
 //! Faults are planned by call: the nth write fails with EIO, the next sync with ENOSPC, power is cut at call 17 of any kind.
 
+use super::generators::Random;
 use crate::env::{BoxFuture, Env, File, Files, Lock, Moment, Provider, Task};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -188,7 +189,7 @@ impl SimulatedFiles {
     /// Power is cut, and comes back: what was not synced survives as the seed says. Open files and locks are gone.
     pub fn crash(&self, seed: u64) {
         let mut state = lock(&self.state);
-        state.disk.crash(&mut Draw(seed));
+        state.disk.crash(&mut Random::new(seed));
         state.begin_life();
     }
 
@@ -292,9 +293,9 @@ impl State {
     }
 
     /// Randomness for faults that need some; from the calls so far, so the same in every run.
-    fn draw(&mut self) -> Draw {
+    fn draw(&mut self) -> Random {
         self.draws += 1;
-        Draw(self.draws ^ (self.calls.values().sum::<u64>() << 20))
+        Random::new(self.draws ^ (self.calls.values().sum::<u64>() << 20))
     }
 
     /// An error if so many bytes more do not fit.
@@ -448,7 +449,7 @@ impl File for OpenFile {
         let written = match fault {
             Some(Fault::Short) => {
                 // The kernel copies page by page, so what was copied ends with a sector.
-                let end = (offset + state.draw().below(bytes.len() as u64)) / 512 * 512;
+                let end = (offset + state.draw().below((bytes.len() as u64).max(1))) / 512 * 512;
                 &bytes[..end.saturating_sub(offset) as usize]
             }
             _ => bytes,
@@ -486,31 +487,6 @@ impl File for OpenFile {
                 Err(if fault == Fault::NoSpace { no_space() } else { io_error() })
             }
         }
-    }
-}
-
-/// Randomness from a seed (splitmix64).
-#[derive(Clone, Debug)]
-pub struct Draw(pub u64);
-
-impl Draw {
-    /// Any number.
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
-    }
-
-    /// A number below `bound`; 0 if that is 0.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next().checked_rem(bound).unwrap_or(0)
-    }
-
-    /// Whether something happens that does so `times` in `of` cases.
-    pub fn chance(&mut self, times: u64, of: u64) -> bool {
-        self.below(of) < times
     }
 }
 

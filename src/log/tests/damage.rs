@@ -309,3 +309,51 @@ fn damage_met_while_reading_is_an_error_that_says_where() {
     }
     assert_eq!(life.log.read(2, 3, 1).unwrap(), driver.held().entries[2..]);
 }
+
+#[test]
+fn a_whole_block_or_group_in_another_place_is_corruption() {
+    let mut driver = Driver::new(64 << 10);
+    let life = driver.open().unwrap();
+    append(&mut driver, &life, &[100, 200, 300, 5000, 10]);
+    drop(life);
+    driver.files.restart();
+    let bytes = driver.files.contents(&segment(1)).unwrap();
+    // Groups at pages 1, 2, 3, then 4 and 5, then 6. The third in the place of the second: each whole, and the chain broken.
+    let copy = driver.copy();
+    copy.files.plant(&segment(1), 2 * PAGE, &bytes[3 * PAGE_BYTES..4 * PAGE_BYTES]);
+    assert!(matches!(damage(&copy), Some((_, _, Damage::GroupMissing { .. }))));
+    // Two blocks of one group, each in the other's place.
+    let copy = driver.copy();
+    let (one, two) = (4 * PAGE_BYTES + BLOCK_BYTES, 5 * PAGE_BYTES + BLOCK_BYTES);
+    copy.files.plant(&segment(1), one as u64, &bytes[two..two + BLOCK_BYTES]);
+    copy.files.plant(&segment(1), two as u64, &bytes[one..one + BLOCK_BYTES]);
+    assert!(damage(&copy).is_some());
+}
+
+#[test]
+fn a_last_group_whose_every_block_is_damaged_is_no_torn_tail() {
+    let mut driver = Driver::new(64 << 10);
+    let life = driver.open().unwrap();
+    append(&mut driver, &life, &[100, 200]);
+    drop(life);
+    driver.files.restart();
+    // A physical sector of four KiB that has gone bad: no block of it is old, none is whole.
+    driver.files.plant(&segment(1), 2 * PAGE, &[9; PAGE_BYTES]);
+    assert_eq!(damage(&driver), Some((segment(1), 2 * PAGE, Damage::Block)));
+}
+
+#[test]
+fn entries_of_many_megabytes_are_kept_in_files_of_their_own_size() {
+    let mut driver = Driver::new(1 << 20);
+    driver.options.cache_bytes_max = 0;
+    let life = driver.open().unwrap();
+    let large = LogEntry { id: id(1, 0), kind: 7, payload: vec![5; 64 << 20].into() };
+    driver.step(&life.log, Step::Append(vec![large.clone()]));
+    driver.settle(&life);
+    append(&mut driver, &life, &[10]);
+    assert_eq!(life.log.read(0, 1, 1).unwrap(), [large]);
+    drop(life);
+    driver.files.crash(0);
+    let life = driver.open().unwrap();
+    driver.judge(&life).unwrap();
+}

@@ -4,7 +4,10 @@
 //! than were acknowledged, and none that was not made.
 
 use super::*;
-use crate::testing::files::{Draw, SimulatedFiles, environment};
+use crate::testing::{
+    files::{SimulatedFiles, environment},
+    generators::Random,
+};
 
 /// What a log holds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -99,8 +102,8 @@ impl Driver {
     /// A new entry behind the last one, unlike any other.
     pub(super) fn entry(&mut self, bytes: usize) -> LogEntry {
         self.made += 1;
-        let mut draw = Draw(self.made);
-        let payload: Vec<u8> = (0..bytes).map(|_| draw.next() as u8).collect();
+        let mut draw = Random::new(self.made);
+        let payload: Vec<u8> = (0..bytes).map(|_| draw.bits() as u8).collect();
         let index = self.held().last().map_or(0, |last| last.index + 1);
         LogEntry { id: id(self.term, index), kind: self.made as u8, payload: payload.into() }
     }
@@ -135,13 +138,13 @@ impl Driver {
     }
 
     /// A call by chance.
-    pub(super) fn random_step(&mut self, draw: &mut Draw) -> Step {
+    pub(super) fn random_step(&mut self, draw: &mut Random) -> Step {
         let count = self.held().entries.len() as u64;
         match draw.below(16) {
             0 | 1 => Step::Vote(vote(draw.below(1000))),
             2 => Step::Keep(draw.below(count + 1) as usize),
             3 if count > 0 => Step::Purge(self.held().entries[draw.below(count) as usize].id),
-            4 if draw.chance(1, 8) => {
+            4 if draw.below(8) < 1 => {
                 let past = self.held().last().map_or(0, |last| last.index) + 1 + draw.below(5);
                 Step::Purge(id(self.term, past))
             }
@@ -149,7 +152,7 @@ impl Driver {
                 let first = self.entry(0).id.index;
                 let sizes = [0, 1, 100, 400, 449, 450, 3000, 9000];
                 let entries = (0..1 + draw.below(3)).map(|number| {
-                    let bytes = if draw.chance(1, 60) { 40_000 } else { sizes[draw.below(8) as usize] };
+                    let bytes = if draw.below(60) < 1 { 40_000 } else { sizes[draw.below(8) as usize] };
                     let mut entry = self.entry(bytes);
                     entry.id.index = first + number;
                     entry

@@ -1,5 +1,7 @@
 //! Tests of the log.
 
+#![allow(clippy::unwrap_used)]
+
 mod damage;
 mod driver;
 mod faults;

@@ -4,11 +4,14 @@ use super::{
     driver::{Driver, PATH},
     *,
 };
-use crate::testing::files::{Call, Draw, Fault};
+use crate::testing::{
+    files::{Call, Fault},
+    generators::Random,
+};
 
 /// Several lives of a log. Gives how many, and what they saw, or what is wrong.
 fn lives(seed: u64, lying: bool, seen: &mut Seen) -> Result<(), String> {
-    let mut draw = Draw(seed);
+    let mut draw = Random::new(seed);
     let mut driver = Driver::new([12, 16, 32, 64][draw.below(4) as usize] << 10);
     driver.files.set_lying(lying);
     for life in 0..2 + draw.below(5) {
@@ -40,7 +43,7 @@ fn lives(seed: u64, lying: bool, seen: &mut Seen) -> Result<(), String> {
         }
         match end {
             2 | 3 => driver.files.restart(),
-            _ => driver.files.crash(draw.next()),
+            _ => driver.files.crash(draw.bits()),
         }
     }
     let opened = driver.open().map_err(|error| format!("the last life does not begin: {error}"))?;
@@ -60,7 +63,7 @@ fn lives(seed: u64, lying: bool, seen: &mut Seen) -> Result<(), String> {
 }
 
 /// Calls by chance, several in flight, and reads between them.
-fn live(driver: &mut Driver, life: &driver::Life, draw: &mut Draw) -> Result<(), String> {
+fn live(driver: &mut Driver, life: &driver::Life, draw: &mut Random) -> Result<(), String> {
     for _ in 0..draw.below(60) {
         let step = driver.random_step(draw);
         driver.step(&life.log, step);
@@ -69,7 +72,7 @@ fn live(driver: &mut Driver, life: &driver::Life, draw: &mut Draw) -> Result<(),
             1 => driver.turn(life, 1 + draw.below(3)),
             _ => {}
         }
-        if draw.chance(1, 4) {
+        if draw.below(4) < 1 {
             match Driver::found(&life.log) {
                 Ok(found) if found != *driver.held() => return Err("what is read is not what was written".into()),
                 // Once it has failed it says nothing more.

@@ -1,6 +1,6 @@
 //! What is on the disk and what is not there yet: names and contents, each with its two states.
 
-use super::Draw;
+use crate::testing::generators::Random;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -166,7 +166,7 @@ impl Disk {
     }
 
     /// Power is cut.
-    pub(super) fn crash(&mut self, draw: &mut Draw) {
+    pub(super) fn crash(&mut self, draw: &mut Random) {
         let survive = match draw.below(3) {
             0 => 0,
             1 => self.pending.len(),
@@ -263,9 +263,9 @@ impl Content {
     }
 
     /// A sync that fails: of the dirty sectors some reach the disk, and all are clean.
-    pub(super) fn sync_badly(&mut self, draw: &mut Draw) {
+    pub(super) fn sync_badly(&mut self, draw: &mut Random) {
         for (sector, versions) in std::mem::take(&mut self.dirty) {
-            if let Some(newest) = versions.last().filter(|_| draw.chance(1, 3)) {
+            if let Some(newest) = versions.last().filter(|_| draw.below(3) < 1) {
                 self.put(sector, newest);
             }
         }
@@ -280,14 +280,14 @@ impl Content {
     }
 
     /// Power is cut: each sector survives so many times in eight.
-    fn crash(&mut self, draw: &mut Draw, odds: u64) {
+    fn crash(&mut self, draw: &mut Random, odds: u64) {
         let lengths = std::mem::take(&mut self.lengths);
-        if !lengths.is_empty() && draw.chance(odds, 8) {
+        if !lengths.is_empty() && draw.below(8) < odds {
             self.synced.resize(lengths[draw.below(lengths.len() as u64) as usize], 0);
         }
         for (sector, versions) in std::mem::take(&mut self.dirty) {
-            if draw.chance(odds, 8) {
-                let newest = draw.chance(3, 4);
+            if draw.below(8) < odds {
+                let newest = draw.below(4) < 3;
                 let version = if newest { versions.len() - 1 } else { draw.below(versions.len() as u64) as usize };
                 self.put(sector, &versions[version]);
             }

@@ -1,5 +1,7 @@
 //! The simulated files do what their page says.
 
+#![allow(clippy::unwrap_used)]
+
 use super::*;
 
 fn opened(files: &Arc<SimulatedFiles>, name: &str) -> Box<dyn File> {
