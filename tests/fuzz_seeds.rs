@@ -130,8 +130,10 @@ fn logs() -> Vec<(&'static str, Vec<u8>)> {
         pieces
     };
     let one = pieces(&run(&[10, 20, 500], true, 16 << 10));
+    // What a log is that lost its first pages: found by fuzzing.
+    let headless = pieces(&run(&[10, 20], false, 16 << 10)).split_off(514 * 9);
     let torn = [&one[..514 * 3], &one[514 * 4..]].concat();
-    vec![("torn", torn), ("one", one), ("two", pieces(&run(&[100, 200], false, 12 << 10)))]
+    vec![("headless", headless), ("torn", torn), ("one", one), ("two", pieces(&run(&[100, 200], false, 12 << 10)))]
 }
 
 /// The golden vectors of the specification: each by its kind, those of a file as one stream, and all requests in a session.

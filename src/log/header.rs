@@ -112,13 +112,19 @@ fn fields_of(reader: &mut Reader<'_>) -> Result<Header, Unreadable> {
     let (generation, first_live) = (reader.u64()?, reader.u64()?);
     let (previous, sequence) = (reader.u64()?, reader.u64()?);
     let (vote, purged, last) = (option(reader, vote)?, option(reader, log_id)?, option(reader, log_id)?);
-    // Generations begin with 1, and none has been needed that is not there yet.
-    if generation == 0
-        || first_live > generation
-        || generation == u64::MAX
-        || previous > sequence
-        || sequence > u64::MAX / 2
-    {
+    let last_follows = match (purged, last) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(purged), Some(last)) => last.index > purged.index || last == purged,
+    };
+    // Generations begin with 1, and none has been needed that is not there yet. Half of the numbers are more than a log gets
+    // to, and so nothing overflows.
+    let numbers_fit = generation > 0
+        && generation < u64::MAX / 2
+        && first_live <= generation
+        && previous <= sequence
+        && sequence < u64::MAX / 2;
+    if !last_follows || !numbers_fit {
         return Err(Unreadable);
     }
     Ok(Header { owner, generation, previous, sequence, standing: Standing { vote, purged, last, first_live } })
@@ -147,7 +153,7 @@ mod tests {
     #[test]
     fn a_header_is_read_as_it_was_written() {
         let mut other = header();
-        other.standing = Standing { purged: other.standing.last, vote: None, last: None, first_live: 0 };
+        other.standing = Standing { purged: other.standing.last, vote: None, first_live: 0, ..other.standing };
         for header in [header(), other] {
             assert_eq!(Header::decode(&header.encode()), FirstBlock::Header(header));
         }
@@ -179,8 +185,20 @@ mod tests {
         block[0] = b'X';
         seal(&mut block);
         assert_eq!(Header::decode(&block), FirstBlock::Damaged);
-        let mut header = header();
-        header.generation = 0;
-        assert_eq!(Header::decode(&header.encode()), FirstBlock::Damaged);
+        let purged = header().standing.last;
+        for change in [
+            &(|header: &mut Header| header.generation = 0) as &dyn Fn(&mut Header),
+            &|header| header.generation = u64::MAX,
+            &|header| header.standing.first_live = 6,
+            &|header| header.previous = 42,
+            &|header| header.sequence = u64::MAX,
+            &|header| header.standing = Standing { purged, last: None, ..header.standing },
+            &|header| header.standing.purged = purged.map(|purged| LogId { index: 12, ..purged }),
+            &|header| header.standing.purged = purged.map(|purged| LogId { term: Term(9), ..purged }),
+        ] {
+            let mut header = header();
+            change(&mut header);
+            assert_eq!(Header::decode(&header.encode()), FirstBlock::Damaged, "{header:?}");
+        }
     }
 }

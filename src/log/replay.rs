@@ -53,6 +53,12 @@ pub(super) fn replay(live: &[Scanned], findings: &mut Vec<Corruption>) -> Replay
             }
         }
     }
+    if let Some(scanned) = live.last()
+        && replay.last != replay.entries.back().map(|(id, _)| *id).or(replay.purged)
+    {
+        let path = scanned.segment.path.clone();
+        findings.push(Corruption { path, offset: 0, damage: Damage::Contradiction });
+    }
     let first = replay.purged.map_or(0, |purged| purged.index + 1);
     if let Some(scanned) = live.first()
         && replay.base > first
@@ -82,15 +88,20 @@ impl Replay {
             Record::Vote(vote) => self.vote = Some(vote),
             Record::Truncate(last) => {
                 let next = last.map_or(0, |last| last.index + 1);
-                if next > self.last.map_or(0, |last| last.index + 1) {
+                let (least, most) = (self.purged, self.last);
+                if next < least.map_or(0, |id| id.index + 1) || next > most.map_or(0, |id| id.index + 1) {
                     return false;
                 }
                 self.entries.truncate(usize::try_from(next.saturating_sub(self.base)).unwrap_or(usize::MAX));
                 self.base = self.base.min(next);
                 self.last = last;
+                if self.entries.back().is_some_and(|(id, _)| Some(*id) != last) {
+                    return false;
+                }
             }
             Record::Purge { up_to, first_live } => {
-                if first_live > segment.generation || first_live < self.first_live {
+                let back = self.purged.is_some_and(|purged| up_to.index <= purged.index);
+                if back || first_live > segment.generation || first_live < self.first_live {
                     return false;
                 }
                 self.first_live = first_live;

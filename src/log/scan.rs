@@ -88,7 +88,9 @@ pub(super) fn groups(
         let Block::Stamped(stamp) = judge(window.bytes(at, BLOCK_BYTES as u64)?) else { break };
         let bytes = u64::from(stamp.count) * BLOCK_BYTES as u64;
         let whole_pages = bytes > 0 && bytes.is_multiple_of(PAGE_BYTES as u64);
-        if stamp.generation != generation || stamp.index != 0 || !whole_pages || bytes > window.length - at {
+        // Half of the sequences are more than a log gets to.
+        let fits = whole_pages && bytes <= window.length - at && stamp.sequence < u64::MAX / 2;
+        if stamp.generation != generation || stamp.index != 0 || !fits {
             break;
         }
         let blocks = window.bytes(at, bytes)?;

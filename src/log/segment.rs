@@ -45,6 +45,8 @@ pub(super) struct Free {
     pub(super) path: PathBuf,
     pub(super) file: Arc<dyn File>,
     pub(super) length: u64,
+    /// It has had a generation; else it is as it was prepared, or should be.
+    pub(super) used: bool,
 }
 
 /// What a name in the log's directory says.
@@ -78,7 +80,7 @@ pub(super) fn prepare(files: &dyn Files, directory: &Path, number: u64, length: 
     let path = directory.join(format!("{number:08}.seg"));
     files.rename(&unfinished, &path).calling("rename", &unfinished)?;
     files.sync_directory(directory).calling("sync", directory)?;
-    Ok(Free { path, file, length })
+    Ok(Free { path, file, length, used: false })
 }
 
 fn fill(files: &dyn Files, path: &Path, length: u64) -> Result<Arc<dyn File>, CallFailed> {
@@ -92,6 +94,21 @@ fn fill(files: &dyn Files, path: &Path, length: u64) -> Result<Arc<dyn File>, Ca
         at += now;
     }
     Ok(file.into())
+}
+
+/// Whether all of it is as it was prepared. Reads it all.
+pub(super) fn is_zero(free: &Free) -> Result<bool, CallFailed> {
+    let mut bytes = vec![0; FILL_BYTES.min(usize::try_from(free.length).unwrap_or(FILL_BYTES))];
+    let mut at = 0;
+    while at < free.length {
+        let now = (free.length - at).min(bytes.len() as u64) as usize;
+        free.file.read_at(&mut bytes[..now], at).calling("read", &free.path)?;
+        if bytes[..now].iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        at += now as u64;
+    }
+    Ok(true)
 }
 
 #[cfg(test)]

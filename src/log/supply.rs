@@ -7,7 +7,7 @@
 use super::{
     error::CallFailed,
     metrics::Metrics,
-    segment::{Free, SMALL_BYTES, prepare},
+    segment::{Free, SMALL_BYTES, is_zero, prepare},
 };
 use crate::env::{Env, Task};
 use std::{
@@ -19,10 +19,19 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 /// Segments that wait to be begun, at most. What is freed beyond is removed.
 const FREE_MAX: usize = 2;
 
-/// Work for the preparer. At most one preparation is under way, and removals are as many as segments that are freed.
+/// Work for the preparer. At most one preparation is under way, and what is inspected or removed are segments that there are.
 enum Chore {
-    Prepare { number: u64, length: u64 },
-    Remove { path: PathBuf, length: u64 },
+    /// A start found it prepared. It is not begun before it is known to hold nothing: what stands in it would be taken for
+    /// ours.
+    Inspect(Free),
+    Prepare {
+        number: u64,
+        length: u64,
+    },
+    Remove {
+        path: PathBuf,
+        length: u64,
+    },
 }
 
 /// Segments ready to be begun, and the means to get more.
@@ -34,9 +43,10 @@ pub(super) struct Supply {
     length: u64,
     free: Vec<Free>,
     next_number: u64,
-    preparing: bool,
+    /// Segments that the preparer will answer for.
+    expected: usize,
     chores: UnboundedSender<Chore>,
-    prepared: UnboundedReceiver<Result<Free, CallFailed>>,
+    prepared: UnboundedReceiver<Option<Free>>,
 }
 
 impl Supply {
@@ -55,9 +65,14 @@ impl Supply {
             .spawn_on_thread("log-preparer", work(env.clone(), directory.to_owned(), metrics.clone(), todo, results));
         let (env, directory) = (env.clone(), directory.to_owned());
         let free = Vec::new();
-        let mut supply =
-            Supply { env, directory, metrics, length, free, next_number, preparing: false, chores, prepared };
-        found.into_iter().for_each(|free| supply.put(free));
+        let mut supply = Supply { env, directory, metrics, length, free, next_number, expected: 0, chores, prepared };
+        for free in found {
+            if free.used || free.length != length {
+                supply.put(free);
+            } else {
+                supply.ask(Chore::Inspect(free));
+            }
+        }
         supply.refill();
         (supply, task)
     }
@@ -75,13 +90,10 @@ impl Supply {
 
     /// A segment of at least so many bytes.
     pub(super) fn take(&mut self, bytes: u64) -> Result<Free, CallFailed> {
-        while let Ok(result) = self.prepared.try_recv() {
-            self.preparing = false;
-            match result {
-                Ok(free) => self.free.push(free),
-                // The writer tries for itself when it must.
-                Err(_) => _ = self.metrics.preparations_failed.fetch_add(1, Relaxed),
-            }
+        while let Ok(free) = self.prepared.try_recv() {
+            self.expected -= 1;
+            // Where there is none, the writer tries for itself when it must.
+            self.free.extend(free);
         }
         let free = match self.free.iter().position(|free| free.length >= bytes) {
             Some(at) => self.free.swap_remove(at),
@@ -100,10 +112,14 @@ impl Supply {
     /// Has a spare prepared if there is none.
     fn refill(&mut self) {
         self.metrics.segments_free.store(self.free.len() as u64, Relaxed);
-        if self.free.is_empty() && !self.preparing {
+        if self.free.is_empty() && self.expected == 0 {
             let number = self.number();
-            self.preparing = self.chores.send(Chore::Prepare { number, length: self.length }).is_ok();
+            self.ask(Chore::Prepare { number, length: self.length });
         }
+    }
+
+    fn ask(&mut self, chore: Chore) {
+        self.expected += usize::from(self.chores.send(chore).is_ok());
     }
 
     fn number(&mut self) -> u64 {
@@ -118,17 +134,22 @@ async fn work(
     directory: PathBuf,
     metrics: Arc<Metrics>,
     mut todo: UnboundedReceiver<Chore>,
-    results: UnboundedSender<Result<Free, CallFailed>>,
+    results: UnboundedSender<Option<Free>>,
 ) {
     while let Some(chore) = todo.recv().await {
         match chore {
             Chore::Prepare { number, length } => {
-                let prepared = prepare(env.files(), &directory, number, length);
-                if prepared.is_ok() {
-                    metrics.disk_bytes.fetch_add(length, Relaxed);
-                }
+                let prepared = prepare(env.files(), &directory, number, length).ok();
+                let counter = if prepared.is_some() { &metrics.disk_bytes } else { &metrics.preparations_failed };
+                counter.fetch_add(if prepared.is_some() { length } else { 1 }, Relaxed);
                 // Without a writer the next start finds it.
                 let _ = results.send(prepared);
+            }
+            Chore::Inspect(free) => {
+                let fine = matches!(is_zero(&free), Ok(true));
+                // One that is not stays as it is: nobody needs it, and it may tell what happened to the disk.
+                metrics.preparations_failed.fetch_add(u64::from(!fine), Relaxed);
+                let _ = results.send(Some(free).filter(|_| fine));
             }
             Chore::Remove { path, length } => {
                 // A file that stays is found and removed at the next start.

@@ -10,7 +10,7 @@ use super::{
     header::{FirstBlock, Header},
     replay::{Replay, replay},
     scan::{FoundGroup, Tail, Window, groups, tail},
-    segment::{Free, Name, SEGMENT_BYTES_MIN, Segment, name},
+    segment::{Free, Name, SEGMENT_BYTES_MIN, Segment, is_zero, name},
 };
 use crate::env::{File, Files};
 use std::{
@@ -146,13 +146,12 @@ impl Survey {
                 behind = behind.max(stamp.generation);
             }
         }
-        Ok(Some(Looked { free: Free { path, file, length }, first, behind }))
+        Ok(Some(Looked { free: Free { path, file, length, used: false }, first, behind }))
     }
 
     /// Puts the segments that are needed in order and reads them.
     fn order(&mut self, looked: Vec<Looked>) -> Result<(), OpenError> {
         let mut begun = BTreeMap::new();
-        let mut unreadable = Vec::new();
         let headers = |first: &FirstBlock| match first {
             FirstBlock::Header(header) => Some(*header),
             _ => None,
@@ -161,35 +160,21 @@ impl Survey {
         let newest = newest.unwrap_or(0);
         for Looked { free, first, behind } in looked {
             // Nothing is written behind a header that is not on disk.
-            let header = headers(&first);
-            let bound = match first {
-                FirstBlock::Zero => 0,
-                FirstBlock::Header(header) => header.generation,
-                _ => newest,
-            };
-            if behind > bound {
-                let damage = if first == FirstBlock::Damaged {
-                    Damage::Header
-                } else {
-                    Damage::HeaderLost { generation: behind }
-                };
-                self.find(&free.path, 0, damage);
-                continue;
-            }
-            match header {
-                Some(header) => {
-                    let Free { path, file, length } = free;
+            match first {
+                FirstBlock::Header(header) if behind <= header.generation => {
+                    let Free { path, file, length, .. } = free;
                     let segment = Segment { path, file, length, generation: header.generation };
                     if let Some((_, double)) = begun.insert(header.generation, (header, segment)) {
                         self.find(&double.path, 0, Damage::Doubled { generation: header.generation });
                     }
                 }
-                None => {
-                    if first == FirstBlock::Damaged {
-                        unreadable.push(free.path.clone());
-                    }
-                    self.free.push(free);
+                // Among segments one that lost more than its first pages is missed: the seal before it names it. Where there
+                // is none, all of it must be as it was prepared.
+                FirstBlock::Zero if behind == 0 && (newest > 0 || is_zero(&free)?) => self.free.push(free),
+                FirstBlock::Zero | FirstBlock::Header(_) if behind > 0 => {
+                    self.find(&free.path, 0, Damage::HeaderLost { generation: behind });
                 }
+                _ => self.find(&free.path, 0, Damage::Header),
             }
         }
         let mut first_live = begun.values().map(|(header, _)| header.standing.first_live).max().unwrap_or(0);
@@ -197,7 +182,8 @@ impl Survey {
         // From the newest down: what a newer one says about purging spares reading the older ones.
         for (generation, (header, segment)) in begun.into_iter().rev() {
             if generation < first_live {
-                self.free.push(Free { path: segment.path, file: segment.file, length: segment.length });
+                let Segment { path, file, length, .. } = segment;
+                self.free.push(Free { path, file, length, used: true });
                 continue;
             }
             let after = scanned.last().map(|after: &Scanned| after.header.previous);
@@ -207,7 +193,7 @@ impl Survey {
         }
         scanned.reverse();
         self.live = scanned;
-        self.contiguous(first_live, &unreadable);
+        self.contiguous(first_live);
         Ok(())
     }
 
@@ -239,7 +225,7 @@ impl Survey {
     }
 
     /// Every generation from the oldest needed to the newest must be there.
-    fn contiguous(&mut self, first_live: u64, unreadable: &[PathBuf]) {
+    fn contiguous(&mut self, first_live: u64) {
         let Some(newest) = self.live.last() else { return };
         let (newest, next) = (newest.header.generation, newest.sealed());
         let mut missing = Vec::new();
@@ -250,11 +236,8 @@ impl Survey {
         }
         missing.extend(next.filter(|next| *next > newest));
         let at = self.live[0].segment.path.clone();
-        for (number, generation) in missing.into_iter().enumerate() {
-            match unreadable.get(number) {
-                Some(path) => self.find(path, 0, Damage::Header),
-                None => self.find(&at, 0, Damage::SegmentMissing { generation }),
-            }
+        for generation in missing {
+            self.find(&at, 0, Damage::SegmentMissing { generation });
         }
     }
 

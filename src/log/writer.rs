@@ -227,7 +227,7 @@ impl Writer {
     /// Begins the next segment, with room for a group of so many bytes: its header, synced, then the seal of the old one,
     /// synced. So where there is a seal the next segment's header was durable, and a file that vanished is missed.
     fn roll(&mut self, bytes: u64) -> Result<(), CallFailed> {
-        let Free { path, file, length } = self.supply.take(bytes + 2 * PAGE_BYTES as u64)?;
+        let Free { path, file, length, .. } = self.supply.take(bytes + 2 * PAGE_BYTES as u64)?;
         let generation = self.active().generation + 1;
         let segment = Segment { path, file, length, generation };
         let End { previous, next: sequence, .. } = self.end;
@@ -280,7 +280,7 @@ impl Writer {
             && self.live.len() > 1
         {
             let Segment { path, file, length, .. } = (*oldest.segment).clone();
-            self.supply.put(Free { path, file, length });
+            self.supply.put(Free { path, file, length, used: true });
             self.live.pop_front();
         }
         self.metrics.segments_live.store(self.live.len() as u64, Relaxed);

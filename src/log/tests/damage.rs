@@ -293,6 +293,47 @@ fn a_header_that_went_back_or_away_is_missed() {
     assert_eq!(damage(&copy), Some((segment(99), 0, Damage::Length { bytes: 5000 })));
 }
 
+/// Found by fuzzing: such a file was taken for one that waits to be begun, and what was left in it for its first groups.
+#[test]
+fn a_first_segment_that_lost_its_first_pages_is_not_begun_anew() {
+    let mut driver = Driver::new(32 << 10);
+    let life = driver.open().unwrap();
+    append(&mut driver, &life, &[100, 200, 300]);
+    drop(life);
+    driver.files.restart();
+    for pages in [1, 2, 3] {
+        let copy = driver.copy();
+        for path in copy.files.paths().into_iter().filter(|path| path.starts_with(PATH)) {
+            copy.files.plant(&path, 0, &vec![0; pages * PAGE_BYTES]);
+        }
+        let (path, offset, damage) = damage(&copy).unwrap();
+        assert_eq!((path, offset), (segment(1), 0), "{damage}");
+        assert!(matches!(damage, Damage::Header | Damage::HeaderLost { .. }));
+    }
+}
+
+#[test]
+fn a_prepared_segment_that_is_not_empty_is_never_begun() {
+    let mut driver = Driver::new(16 << 10);
+    let life = driver.open().unwrap();
+    append(&mut driver, &life, &[100]);
+    drop(life);
+    driver.files.restart();
+    let spare = segment(2);
+    assert_eq!(driver.files.contents(&spare), Some(vec![0; 16 << 10]));
+    driver.files.plant(&spare, 3 * PAGE, b"left over");
+    let before = driver.files.contents(&spare);
+    let life = driver.open().unwrap();
+    driver.judge(&life).unwrap();
+    append(&mut driver, &life, &[100, 200, 300, 400, 500, 600]);
+    assert_eq!(life.log.metrics().preparations_failed.load(std::sync::atomic::Ordering::Relaxed), 1);
+    drop(life);
+    assert_eq!(driver.files.contents(&spare), before);
+    driver.files.crash(0);
+    let life = driver.open().unwrap();
+    driver.judge(&life).unwrap();
+}
+
 #[test]
 fn damage_met_while_reading_is_an_error_that_says_where() {
     let mut driver = Driver::new(64 << 10);
