@@ -59,12 +59,12 @@
 //!
 //! # What remains
 //!
-//! No log of one copy can know everything. Not told from a power cut: a disk that answers a sync and then loses blocks of
-//! the very last group (whole blocks of it, back to what they were), or that last group as a whole. Not told from an
-//! unfinished start: a log whose newest file vanished before the second group in it, unless the file before it was sealed,
-//! and a log whose directory vanished. A write that stopped *within* 512 bytes is cut off like any other, but for
-//! one: where only its last block is half written nothing tells it from damage, and the log refuses to open. The vote and the entries of a node that lost its disk are the business of whoever gives out
-//! node ids.
+//! No log of one copy can know everything. Not told from a power cut: a disk that answers a sync and then loses whole blocks
+//! of the very last group, back to what they were, or all of it. Not told from a new log: a directory that vanished, or the
+//! only file in it. A newest file that vanished is missed because the one before it is sealed; it is not if power was cut in
+//! the moment between beginning it and sealing the other. A write that stopped *within* 512 bytes is cut off like any other,
+//! but for one: where only its last block is half written nothing tells it from damage, and the log refuses to open. The
+//! vote and the entries of a node that lost its disk are the business of whoever gives out node ids.
 //!
 //! The caller holds the lock of the directory: two logs over one would destroy each other.
 
