@@ -35,7 +35,7 @@ fn lives(seed: u64, lying: bool, seen: &mut Seen) -> Result<(), String> {
                 let load = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
                 seen.rolls += load(&metrics.rolls);
                 seen.recycled += load(&metrics.segments_recycled);
-                seen.unanswered += driver.held().entries.len() as u64;
+                seen.entries += driver.held().entries.len() as u64;
             }
             // A planned fault, before anything was asked of it.
             Err(_) if end <= 2 => {}
@@ -90,7 +90,7 @@ struct Seen {
     cuts: u64,
     rolls: u64,
     recycled: u64,
-    unanswered: u64,
+    entries: u64,
 }
 
 /// `QUANTADB_LOG_SEED` runs one seed, `QUANTADB_LOG_SEEDS` so many.
