@@ -483,3 +483,12 @@ fn stopping_answers_what_was_accepted() {
     let (block, work) = single(Mutation::Delete { key: &key("a") });
     assert_eq!(rig.try_send(None, block, work), None, "nothing is accepted from here on");
 }
+
+#[test]
+fn a_panic_of_the_committer_is_a_failure_of_the_node() {
+    let mut rig = Rig::start();
+    rig.evaluate(None, Box::new(|_| panic!("on purpose")));
+    let node = Arc::clone(&rig.node);
+    let failed = rig.block_on(async { tokio::time::timeout(Duration::from_secs(10), node.failed()).await });
+    assert!(failed.is_ok_and(|failed| failed.to_string().contains("panic")));
+}

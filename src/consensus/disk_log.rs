@@ -86,8 +86,14 @@ impl DiskLog {
 
     /// The entries of `first..end` that are here: openraft asks for more than it needs, and looks at what it got.
     pub(super) fn read(&self, first: u64, end: u64, bytes_max: usize) -> io::Result<Vec<RaftEntry>> {
-        let first = first.max(self.log.purged().map_or(0, |purged| purged.index + 1));
-        self.log.read(first, end, bytes_max).map_err(failed)?.into_iter().map(decode).collect()
+        let mut first = first.max(self.log.purged().map_or(0, |purged| purged.index + 1));
+        loop {
+            match self.log.read(first, end, bytes_max) {
+                // Purged between the two calls.
+                Err(LogError::Purged { purged }) if purged.index >= first => first = purged.index + 1,
+                read => return read.map_err(failed)?.into_iter().map(decode).collect(),
+            }
+        }
     }
 
     pub(super) async fn close(&self) {

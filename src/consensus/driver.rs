@@ -12,7 +12,7 @@ use super::{
     types::{self, Command, Owed, Peer, Raft, Reply},
 };
 use crate::{
-    env::Env,
+    env::{Env, Task},
     log::Writing,
     types::{LogId, NodeId, Term},
 };
@@ -179,10 +179,13 @@ fn config(node: NodeId) -> Config {
 impl<M: StateMachine> Start<M> {
     async fn run(mut self, messages: mpsc::UnboundedReceiver<Message>) {
         let store = self.store.clone();
-        let _writing = self.writing.take().map(|writing| self.env.spawn("log", writing));
+        let mut writing = self.writing.take().map(|writing| self.env.spawn("log", writing));
         match self.open().await {
             Ok((raft, mut driver)) => {
-                let ended = driver.run(&raft, messages).await;
+                let ended = tokio::select! {
+                    ended = driver.run(&raft, messages) => ended,
+                    failed = log_ends(&mut writing) => Err(failed),
+                };
                 driver.reads.end();
                 if let Err(reason) = raft.shutdown().await {
                     error!(driver.log, "consensus did not end as it should"; "reason" => %reason);
@@ -233,6 +236,17 @@ impl<M: StateMachine> Start<M> {
             }
             Err(failed) => Err((failed, stopped)),
         }
+    }
+}
+
+/// Completes if the log's writing ends while the group runs, which it does only by a defect.
+async fn log_ends(writing: &mut Option<Task>) -> Failed {
+    match writing {
+        Some(writing) => match writing.await {
+            Ok(()) => Failed("the log ended by itself".into()),
+            Err(error) => Failed(format!("the log: {error}")),
+        },
+        None => std::future::pending().await,
     }
 }
 

@@ -30,7 +30,9 @@
 //!
 //! - A *generation* is given to a segment when it is begun, one greater than the one before; a file that is used again gets
 //!   a new one, so what an older generation left in it is told from what belongs there.
-//! - A *sequence* is given to a group; never again, not even after a group was cut off. Each group names the one before it.
+//! - A *sequence* is given to a group, and never again once the group is whole. One that was cut off may have had the number
+//!   of a later one: opening writes zeros over everything behind the last whole group, whatever it sees there, so nothing of
+//!   it is left to be mistaken. Each group names the one before it.
 //! - A group begins on a fresh page and ends with one, so no page that was acknowledged is ever written again, and no block
 //!   twice in a generation. It never spans segments; one that is larger than a segment gets a file of its own size.
 //! - The header is synced before anything else of its generation is written. It says how the log stood then (vote, purge

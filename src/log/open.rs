@@ -134,14 +134,13 @@ fn settle(scanned: &Scanned) -> Result<Option<Cut>, CallFailed> {
     file.read_at(&mut bytes, offset).calling("read", path)?;
     file.write_at(&bytes, offset).calling("write", path)?;
     let cut = scanned.torn.map(|end| Cut { path: path.clone(), offset: scanned.end, bytes: end - scanned.end });
-    if let Some(cut) = &cut {
-        let zeros = vec![0; usize::try_from(cut.bytes.min(SMALL_BYTES)).expect("it is small")];
-        let mut at = 0;
-        while at < cut.bytes {
-            let now = (cut.bytes - at).min(zeros.len() as u64);
-            file.write_at(&zeros[..now as usize], cut.offset + at).calling("write", path)?;
-            at += now;
-        }
+    // All that is behind, not only what is seen to be torn: after a sync that failed zeros are seen that the disk never got.
+    let zeros = vec![0; usize::try_from(SMALL_BYTES).expect("it is small")];
+    let mut at = scanned.end;
+    while at < scanned.segment.length {
+        let now = usize::try_from(scanned.segment.length - at).unwrap_or(zeros.len()).min(zeros.len());
+        file.write_at(&zeros[..now], at).calling("write", path)?;
+        at += now as u64;
     }
     file.sync_data().calling("sync", path)?;
     Ok(cut)

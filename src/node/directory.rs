@@ -114,6 +114,10 @@ impl Directory {
     pub fn open(env: &Env, path: &Path, identity: Identity) -> Result<Directory, DirectoryError> {
         let files = env.files();
         files.create_directory(path).map_err(at("it cannot be made", path))?;
+        if read_format(env, path)?.is_none() {
+            // Before anything is made in it: not even a lock is left in what is not ours.
+            refuse_foreign(env, path)?;
+        }
         let lock = take_lock(env, path)?;
         let (identity, is_new) = match read_format(env, path)? {
             Some(identity) => (identity, false),
@@ -126,6 +130,7 @@ impl Directory {
         };
         let directory = Directory { path: path.to_owned(), identity, is_new, _lock: lock };
         directory.check_parts(env)?;
+        sync_names(env, path)?;
         Ok(directory)
     }
 
@@ -140,8 +145,7 @@ impl Directory {
         let files = env.files();
         files.rename(&self.path, to).map_err(at("it cannot take the name", to))?;
         to.clone_into(&mut self.path);
-        let parent = parent(to);
-        files.sync_directory(parent).map_err(at("it cannot be synced", parent))
+        sync_names(env, to)
     }
 
     /// Takes a directory that must be there.
@@ -239,8 +243,19 @@ fn make_parts(env: &Env, directory: &Path) -> Result<(), DirectoryError> {
     env.files().sync_directory(directory).map_err(at("it cannot be synced", directory))
 }
 
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+/// Makes durable every name on the way to the directory, and those in it: each may have been made just now, or by a process
+/// that ended before it came to this.
+fn sync_names(env: &Env, directory: &Path) -> Result<(), DirectoryError> {
+    for above in directory.ancestors() {
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        match env.files().sync_directory(above) {
+            Ok(()) => {}
+            // Where this process may not look it has made nothing.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && above != directory => {}
+            Err(error) => return Err(at("it cannot be synced", above)(error)),
+        }
+    }
+    Ok(())
 }
 
 fn format_line(identity: Identity) -> String {
@@ -257,10 +272,7 @@ fn write_format(env: &Env, directory: &Path, identity: Identity) -> Result<(), D
         file.set_length(0)?;
         file.write_at(format_line(identity).as_bytes(), 0)?;
         file.sync_data()?;
-        files.rename(&new, &path)?;
-        files.sync_directory(directory)?;
-        // The directory's own name, where somebody else's directory holds it.
-        files.sync_directory(parent(directory))
+        files.rename(&new, &path)
     };
     write().map_err(at("it cannot be written", &path))
 }
@@ -320,7 +332,10 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test")]
 
     use super::*;
-    use crate::testing::directory::TemporaryDirectory;
+    use crate::testing::{
+        directory::TemporaryDirectory,
+        files::{Call, Fault, SimulatedFiles, environment},
+    };
     use std::fs;
 
     const IDENTITY: Identity = Identity { cluster: ClusterId(*b"0123456789abcdef"), node: NodeId(7) };
@@ -409,5 +424,32 @@ mod tests {
             assert!(parse_format(path, &line.as_bytes()[..length]).is_err(), "cut to {length}");
         }
         assert!(parse_format(path, &[b'x'; FORMAT_BYTES_MAX + 1]).is_err());
+    }
+
+    #[test]
+    fn a_directory_outlives_a_power_cut_whatever_was_made_with_it() {
+        for seed in 0..50 {
+            let files = SimulatedFiles::new();
+            let path = Path::new("/srv/new/data");
+            drop(Directory::open(&environment(files.clone()), path, IDENTITY).unwrap());
+            files.crash(seed);
+            assert!(files.contents(&path.join(FORMAT_FILE)).is_some(), "seed {seed}");
+        }
+    }
+
+    /// Whoever opens it after a process that ended in the midst of making it speaks for its names too.
+    #[test]
+    fn a_directory_outlives_a_power_cut_although_its_maker_never_synced_its_name() {
+        for (seed, nth) in (0..50).flat_map(|seed| (1..=5).map(move |nth| (seed, nth))) {
+            let files = SimulatedFiles::new();
+            files.plant(Path::new("/srv/marker"), 0, b"x");
+            let (env, path) = (environment(files.clone()), Path::new("/srv/data"));
+            files.fail(Call::SyncDirectory, nth, Fault::Io);
+            let _ = Directory::open(&env, path, IDENTITY);
+            files.restart();
+            drop(Directory::open(&env, path, IDENTITY).unwrap());
+            files.crash(seed);
+            assert!(files.contents(&path.join(FORMAT_FILE)).is_some(), "seed {seed}, sync {nth}");
+        }
     }
 }

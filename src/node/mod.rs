@@ -125,7 +125,14 @@ impl Node {
         node.disk_log = disk_log;
         if node.disk_log.is_some() {
             let keep = keep_storing(env.clone(), Arc::clone(&node.engine), node.group.clone());
-            node.tasks.get_mut().push(env.spawn_on_thread("storage", keep));
+            let storing = env.spawn_on_thread("storage", keep);
+            let group = node.group.clone();
+            node.tasks.get_mut().push(env.spawn("storage watch", async move {
+                // It ends by itself only after it has said why.
+                if let Err(error) = storing.await {
+                    group.fail(Failed(format!("storing: {error}")));
+                }
+            }));
         }
         node
     }
@@ -288,7 +295,7 @@ impl Node {
         self.failure.borrow().clone()
     }
 
-    /// Completes when the machine fails; never otherwise.
+    /// Completes when the machine fails, or the code that runs it; never otherwise.
     pub async fn failed(&self) -> Failed {
         let mut failure = self.failure.clone();
         loop {
@@ -296,7 +303,11 @@ impl Node {
                 return failed;
             }
             if failure.changed().await.is_err() {
-                std::future::pending::<()>().await;
+                // Whoever would have said why is gone: with the node, or by a panic.
+                if self.stopped.load(Ordering::Acquire) {
+                    std::future::pending::<()>().await;
+                }
+                return Failed("the node's own task ended by a panic".into());
             }
         }
     }

@@ -51,7 +51,7 @@ fn what_is_no_data_directory_is_refused() {
     fs::write(directory.path().join("thesis.tex"), "…").expect("it can be written");
     let serve = ["serve", "--data-dir", text(directory.path()), "--listen", "127.0.0.1:0", "--admin-listen", "none"];
     run(QUANTADB, &serve, b"").fails(3, &["not a data directory of QuantaDB"]);
-    assert_eq!(fs::read_dir(directory.path()).expect("it is there").count(), 2, "nothing but its lock was made");
+    assert_eq!(fs::read_dir(directory.path()).expect("it is there").count(), 1, "nothing was made");
 }
 
 #[test]
@@ -60,7 +60,10 @@ fn a_restored_database_holds_the_rows_and_begins_a_new_timeline() {
     let (file, data) = (directory.path().join("backup.qdb"), directory.path().join(DATA));
     restore(&file, &data).fails(3, &["is not empty"]);
     fs::remove_dir_all(&data).expect("it is there");
-    fs::create_dir(directory.path().join("quantadb-data.partial")).expect("the remains of an interrupted restore");
+    let remains = directory.path().join("quantadb-data.partial");
+    fs::create_dir(&remains).expect("the remains of an interrupted restore");
+    restore(&file, &data).fails(3, &["quantadb-data.partial", "remove it"]);
+    fs::remove_dir(&remains).expect("nothing was put there");
     let beginning = 3 + (1_u64 << 40);
     let restored = restore(&file, &data).code(0);
     assert!(restored.text().contains(&format!("begins at version {beginning}")), "{restored:?}");

@@ -180,7 +180,8 @@ fn judge(case: &Case, ended: &Ended, ready: bool, calls: &[Call]) -> Result<Seen
     if case.fault == "signal=KILL" && ended.signal() == Some(9) {
         return Ok(Seen::Killed);
     }
-    let stored: Vec<&Call> = calls.iter().filter(|call| call.failed && call.file.contains("/quantadb-crash-")).collect();
+    let stored: Vec<&Call> =
+        calls.iter().filter(|call| call.failed && call.file.contains("/quantadb-crash-")).collect();
     for (at, call) in calls.iter().enumerate().filter(|(_, call)| call.failed && syncs_data(call)) {
         if let Some(again) = calls[at + 1..].iter().find(|later| later.file == call.file && syncs_data(later)) {
             return wrong(&format!("a sync that failed was tried again, {call:?} and {again:?}"));

@@ -108,6 +108,8 @@ enum RestoreError {
     NoVersions { path: PathBuf, version: Version },
     #[error("{} is not empty; restore into a new directory", path.display())]
     Occupied { path: PathBuf },
+    #[error("{}: an interrupted restore, or somebody else, left this; remove it, then try again", path.display())]
+    Remains { path: PathBuf },
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     #[error(transparent)]
@@ -128,7 +130,9 @@ pub fn restore(file: &Path, to: &Path) -> Exit {
         }
         Err(error) => {
             let exit = match error {
-                RestoreError::Occupied { .. } | RestoreError::Directory(_) => Exit::CannotStart,
+                RestoreError::Occupied { .. } | RestoreError::Remains { .. } | RestoreError::Directory(_) => {
+                    Exit::CannotStart
+                }
                 _ => Exit::Failed,
             };
             say(exit, &error)
@@ -148,7 +152,10 @@ fn restored(file: &Path, to: &Path) -> Result<(Summary, Version), RestoreError> 
     let version =
         backup::beginning(from).ok_or_else(|| RestoreError::NoVersions { path: file.to_owned(), version: from })?;
     let partial = partial_of(to);
-    clear_remains(&env, &partial)?;
+    if partial.exists() {
+        // Perhaps of a restore that was interrupted; what else it may be is not for us to remove.
+        return Err(RestoreError::Remains { path: partial });
+    }
     let identity = Identity { cluster: random_cluster(&env), node: NodeId(1) };
     let written = write(&env, &partial, identity, Rows::new(file, reader, version), &marker(&verified, version));
     let renamed = written.and_then(|mut directory| Ok(directory.rename(&env, to)?));
@@ -184,17 +191,6 @@ fn partial_of(to: &Path) -> PathBuf {
     let mut name = to.file_name().map_or_else(|| OsString::from("quantadb-data"), OsString::from);
     name.push(".partial");
     to.with_file_name(name)
-}
-
-/// Removes what an interrupted restore left.
-fn clear_remains(env: &Env, partial: &Path) -> Result<(), RestoreError> {
-    if !partial.exists() {
-        return Ok(());
-    }
-    // Ours, and nobody's at work in it; what else lies under that name is refused, not removed.
-    let identity = Identity { cluster: random_cluster(env), node: NodeId(1) };
-    drop(Directory::open(env, partial, identity)?);
-    fs::remove_dir_all(partial).map_err(|source| RestoreError::File { path: partial.to_owned(), source })
 }
 
 type Source = BufReader<Box<dyn Read>>;

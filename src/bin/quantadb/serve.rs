@@ -76,7 +76,6 @@ fn cannot_start(log: &Logger, reason: &str) -> Exit {
 
 async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit, String> {
     let log = &logging.log;
-    let mut signals = Signals::new()?;
     let listener = bind("--listen", configuration.listen).await?;
     let admin_listener = match configuration.admin_listen.address() {
         Some(address) => Some(bind("--admin-listen", address).await?),
@@ -89,6 +88,8 @@ async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit,
 
     let env = Env::real();
     let Replica { node, last, data, _directory } = Replica::open(&env, configuration, log)?;
+    // Until here a signal ends the process as it would any: nothing was accepted yet.
+    let mut signals = Signals::new()?;
     let identity = node.identity();
     let server = Arc::new(Server::new(&env, log, Arc::clone(&node), configuration.server()));
 
@@ -102,7 +103,14 @@ async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit,
     });
     let admin = admin_listener.map(|listener| env.spawn("admin", admin::serve(listener, Arc::clone(&pages))));
 
-    lead(&env, log, &node, last).await?;
+    tokio::select! {
+        leads = lead(&env, log, &node, last) => leads?,
+        name = signals.next() => {
+            info!(log, "stopped before it was ready"; "signal" => name);
+            node.stop().await;
+            return Ok(Exit::Done);
+        }
+    }
     let (stop_serving, told) = oneshot::channel();
     let clients = env.spawn("server", async move {
         let told = async {
@@ -141,7 +149,8 @@ async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit,
     };
     drop(admin);
     info!(log, "stopped");
-    Ok(exit)
+    // It may have failed while it was being stopped.
+    Ok(if exit == Exit::Done && node.failure().is_some() { Exit::Failed } else { exit })
 }
 
 /// The replica that is served, and what must live as long as it does.

@@ -146,3 +146,38 @@ fn a_full_disk_stops_the_log_only_when_its_last_segment_is_full() {
     let life = driver.open().unwrap();
     driver.judge(&life).unwrap();
 }
+
+#[test]
+fn a_sync_that_fails_while_a_torn_tail_is_zeroed_does_not_make_the_log_unreadable() {
+    let mut wrong = Vec::new();
+    for seed in 0..40 {
+        let mut driver = Driver::new(64 << 10);
+        let life = driver.open().unwrap();
+        let first = driver.entry(10);
+        driver.step(&life.log, Step::Append(vec![first]));
+        driver.settle(&life);
+        // A group of several pages is torn.
+        driver.files.fail(Call::Sync, 1, Fault::PowerCut);
+        let large = driver.entry(20_000);
+        driver.step(&life.log, Step::Append(vec![large]));
+        driver.settle(&life);
+        drop(life);
+        driver.files.crash(seed);
+        // Opening zeroes it; the sync fails, once.
+        driver.files.fail(Call::Sync, 1, Fault::Io);
+        assert!(driver.open().is_err());
+        driver.files.restart();
+        let Ok(life) = driver.open() else { panic!("{seed}") };
+        driver.judge(&life).unwrap();
+        let small = driver.entry(10);
+        driver.step(&life.log, Step::Append(vec![small]));
+        driver.settle(&life);
+        drop(life);
+        driver.files.crash(seed + 1);
+        match driver.open() {
+            Ok(life) => driver.judge(&life).unwrap(),
+            Err(error) => wrong.push(format!("{seed}: {error}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{} of 40: {wrong:?}", wrong.len());
+}

@@ -20,6 +20,8 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 /// The pointer's file.
 pub(super) const CURRENT: &str = "current";
 const CURRENT_BYTES: usize = 25;
+/// The pointer's file while it is written again.
+const CURRENT_AGAIN: &str = "current.again";
 /// Longest manifest that is read: some million tables.
 const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// A table is read in pieces of this size.
@@ -72,6 +74,28 @@ pub(super) fn check_manifest(env: &Env, directory: &Path) -> Result<(), OpenErro
         return damaged(&manifest_path, format!("its checksum is not the one in {}", path.display()));
     }
     Ok(())
+}
+
+/// Makes durable what was read of the pointer, which may be a rename that no sync has covered: the log below what it shows
+/// is given up on its word. It is written again, for after a sync that failed another one proves nothing. Before anything is
+/// cleared away, for the manifest that it replaced may still be the durable one.
+pub(super) fn settle(env: &Env, directory: &Path) -> Result<(), OpenError> {
+    let (path, again) = (directory.join(CURRENT), directory.join(CURRENT_AGAIN));
+    let files = env.files();
+    let write = || {
+        let current = match files.read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            current => current?,
+        };
+        let file = files.open(&again, true)?;
+        file.set_length(0)?;
+        file.write_at(&current, 0)?;
+        file.sync_data()?;
+        files.rename(&again, &path)?;
+        files.sync_directory(&directory.join(TABLES))?;
+        files.sync_directory(directory)
+    };
+    write().map_err(|source| OpenError::Io { path: path.clone(), source })
 }
 
 /// Reads everything that a base in `directory` holds and tells what is wrong; nothing, if it is sound. For a base that no

@@ -32,7 +32,7 @@
 
 use super::{
     Base, BaseError, BaseRow, BaseUsage, EachBaseRow, FULL_KEYS_START, Marker, MarkerError, OpenError, RunRow,
-    integrity::{CURRENT, check_manifest, manifest_id},
+    integrity::{CURRENT, check_manifest, manifest_id, settle},
     marker::FORMAT,
 };
 use crate::{
@@ -121,6 +121,7 @@ impl LsmBase {
             _ => OpenError::Io { path: lock_path.clone(), source },
         })?;
         check_manifest(env, directory)?;
+        settle(env, directory)?;
         let damaged = |what: String| OpenError::Damaged { path: directory.to_owned(), what };
         let config = Config::new(directory, SequenceNumberCounter::default(), SequenceNumberCounter::default())
             .use_cache(Arc::new(Cache::with_capacity_bytes(options.block_cache_bytes)))
@@ -175,18 +176,26 @@ impl LsmBase {
     }
 
     /// Writes with `work`; if that fails, puts away what it left.
-    fn writing<T>(&self, work: impl FnOnce() -> Result<T, BaseError>) -> Result<T, BaseError> {
+    ///
+    /// The crate clears away old manifests at the end of a step, and a failure of that is a failure of the step, although the
+    /// step is durable and shown by then. It counts as done: its answer is `shown`, and the next open clears away the rest.
+    fn writing<T>(&self, shown: T, work: impl FnOnce() -> Result<T, BaseError>) -> Result<T, BaseError> {
         let _writing = self.writing.lock();
         let first_table = self.tree.next_table_id();
+        let manifest = |tree: &Tree| caught(|| Ok(tree.current_version().id()));
+        let before = manifest(&self.tree)?;
         let error = match work() {
             Ok(result) => return Ok(result),
             Err(error) => error,
         };
-        let shown = caught(|| Ok(self.tree.current_version().id()))?;
+        let after = manifest(&self.tree)?;
         let durable = self.env.files().read(&self.directory.join(CURRENT));
         let durable = durable.ok().and_then(|bytes| manifest_id(&bytes));
-        if durable != Some(shown) {
+        if durable != Some(after) {
             return Err(BaseError::Failed(format!("{error}; what is durable is not known until a reopen")));
+        }
+        if after != before {
+            return Ok(shown);
         }
         for table in first_table..self.tree.next_table_id() {
             // What is not there, or cannot be removed, is removed at the next open.
@@ -240,7 +249,7 @@ impl Base for LsmBase {
             return Err(BaseError::NoSpace(format!("{RUNS_MAX} runs wait to be merged")));
         }
         let marker_row = RunRow::new(MARKER_KEY, Version(marker.sequence), Some(&marker.encode()));
-        self.writing(|| {
+        self.writing((), || {
             let mut refused = None;
             let mut last: Option<(Bytes, Version)> = None;
             let items = std::iter::once(Ok(marker_row)).chain(rows).map(|row| {
@@ -274,7 +283,7 @@ impl Base for LsmBase {
     fn compact(&self, forget_below: Option<Version>) -> Result<bool, BaseError> {
         let threshold = OFFSET + forget_below.map_or(0, |version| version.0);
         let strategy = Arc::clone(&self.strategy);
-        self.writing(|| {
+        self.writing(true, || {
             caught(|| {
                 let before = self.tree.current_version().id();
                 self.tree.compact(strategy, threshold)?;

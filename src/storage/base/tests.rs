@@ -216,3 +216,25 @@ fn a_base_is_made_of_a_sorted_stream() {
     drop(base);
     assert_eq!(check_base(&Env::real(), &path).unwrap(), []);
 }
+
+#[test]
+fn a_merge_that_failed_after_it_was_shown_keeps_its_tables() {
+    let directory = TemporaryDirectory::new("base");
+    let base = open(&directory);
+    for version in 1..=4 {
+        write_version(&base, version);
+    }
+    // The state of the manifest that the merge replaces cannot be removed: here because a directory is in its place, else
+    // because the disk refuses an unlink.
+    let names = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
+    for path in names.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with('v')) {
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+    }
+    let merged = base.compact(Some(Version(5)));
+    assert_eq!(merged, Ok(true), "what failed is only the clearing away");
+    drop(base);
+    let base = LsmBase::open(&Env::real(), directory.path(), SMALL);
+    assert!(base.is_ok(), "{merged:?}, and then {base:?}");
+    assert_eq!(version_at(&base.unwrap(), 9), Some(4));
+}

@@ -28,6 +28,10 @@ struct Flush {
     sequence: u64,
 }
 
+/// What was written is flushed when so many slices of it stand in the log, however little memory holds of it: it bounds the
+/// log, and what is applied again after a crash.
+const LOG_SLICES_MAX: u64 = 8;
+
 /// How a piece of work ended that needs room on disk.
 enum Room {
     Was,
@@ -43,7 +47,9 @@ impl DurableEngine {
         let available = self.look_at_space()?;
         let usage = self.base.usage();
         self.base_rows.store(usage.rows, Ordering::Relaxed);
-        if usage.runs >= RUNS_MAX && usage.compaction_bytes <= available && self.compact()? {
+        // A merge leaves half of the reserve to the log, whose room only a flush gives back.
+        let may_merge = usage.compaction_bytes + self.options.reserve_bytes / 2 <= available;
+        if usage.runs >= RUNS_MAX && may_merge && self.compact()? {
             return Ok(true);
         }
         let unflushed = self.unflushed_bytes();
@@ -52,7 +58,7 @@ impl DurableEngine {
         {
             return Ok(matches!(self.flush(&flush)?, Room::Was));
         }
-        if usage.compaction_bytes <= available { self.compact() } else { Ok(false) }
+        if may_merge { self.compact() } else { Ok(false) }
     }
 
     /// Flushes until nothing is left.
@@ -104,17 +110,21 @@ impl DurableEngine {
         let present = boundaries.present(progress.applied, &progress.membership);
         let is_urgent = everything || self.chains.bytes() > self.options.memory_bytes_max / 2;
         let is_old = self.env.now() - boundaries.flushed_at >= self.options.slice_age_max;
+        // What is flushed leaves the log, which is what takes the room when little is written over and over.
+        let is_full = self.space.is_full.load(Ordering::Relaxed);
         let from = stored.applied.version;
         let boundary = match boundaries.outlived(self.pins.horizon().max(from)) {
             _ if is_urgent => present,
             Some(outlived) => {
-                let bytes = (outlived.written - boundaries.flushed).min(self.unflushed_bytes());
-                if !is_old && bytes < self.options.slice_bytes {
+                let written = outlived.written - boundaries.flushed;
+                let bytes = written.min(self.unflushed_bytes());
+                let is_long = written >= self.options.slice_bytes.saturating_mul(LOG_SLICES_MAX);
+                if !is_old && !is_full && !is_long && bytes < self.options.slice_bytes {
                     return None;
                 }
                 outlived.clone()
             }
-            None if is_old => present,
+            None if is_old || is_full => present,
             None => return None,
         };
         let target = boundary.applied.version;

@@ -282,3 +282,21 @@ fn a_snapshot_reads_through_both() {
     engine.get_latest(&keys, &mut |_, _, row| sum += row.unwrap().version.0).unwrap();
     assert_eq!(sum, 150);
 }
+
+/// A hot key of a few bytes never fills a slice of memory, and its log is long all the same: nothing would let go of it until
+/// the age of the last flush did.
+#[test]
+fn what_is_written_over_and_over_leaves_the_log() {
+    let (base, mut log) = (SimulatedBase::new(1), Log::default());
+    let options = DurableOptions { memory_bytes_max: 1 << 30, slice_bytes: 1 << 20, ..small() };
+    let engine = DurableEngine::over(&Env::real(), Box::new(base), options);
+    let (value, of_slices) = ([7; 50_000], |slices: u64| slices * options.slice_bytes / 50_000);
+    for _ in 0..of_slices(20) {
+        put(&mut log, &engine, "hot", &value);
+        let visible = engine.visible();
+        engine.trim(visible);
+        maintain_all(&engine);
+    }
+    let behind = engine.visible().0 - engine.stored().version.0;
+    assert!(behind <= of_slices(9), "{behind} entries are only in the log");
+}
