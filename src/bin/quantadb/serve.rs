@@ -144,7 +144,8 @@ async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit,
         },
         name = signals.next() => {
             warn!(log, "stopped at once: what was under way is not answered"; "signal" => name);
-            Exit::Interrupted
+            // Why it stops counts more than how fast.
+            if exit == Exit::Done { Exit::Interrupted } else { exit }
         }
     };
     drop(admin);
