@@ -12,7 +12,7 @@
 //! many. Its log is in memory, or on disk ([`Storage`]).
 //!
 //! ```text
-//!   committer ── proposals ──> driver ──> openraft ── append ──> log (a thread of its own syncs it)
+//!   committer ── proposals ──> driver ──> openraft ── append ──> log (one sync a group)
 //!       ▲                                    │                     │
 //!       └────────── fates ── state machine <─┴────── flushed <─────┘
 //! ```

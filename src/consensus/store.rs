@@ -1,6 +1,6 @@
 //! openraft's log store over either log, and what it sees pass by that decides whether reads may be local.
 //!
-//! Appends return as soon as entries can be read; openraft hears that they are durable from the log's own thread, in the
+//! Appends return as soon as entries can be read; openraft hears from the log's writer that they are durable, in the
 //! order in which they were handed over. Votes, truncations and purges are waited for.
 
 use super::{

@@ -6,7 +6,7 @@
 //!
 //! # Writing
 //!
-//! Calls come from any thread, change what callers see at once, and queue. One task on a thread of its own takes all that
+//! Calls come from any thread, change what callers see at once, and queue. One task, on a thread of its own or of its caller's ([`Log::open_for`]), takes all that
 //! is queued, makes it one *group*, writes it with one call, syncs it, and only then tells those who wait, in the order of
 //! their calls. Votes, truncations and purges go through the same queue. Nothing is written before the sync of what was
 //! written before has answered, so at a power cut at most one group is at stake. The first write or sync that fails is the
