@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench durable                                       QuantaDB alone, started here
 //! cargo bench --bench durable -- resp=ADDR,PID pg=ADDR,PID etcd=ADDR,PID
+//!     before=ADDR,PID                                               beside another build of QuantaDB
 //!     keys=100000 seconds=3 rounds=3 points=1x1,50x1,50x16          what is measured
 //!     dir=/var/tmp                                                  where our data lie: the peers' file system
 //! cargo bench --bench durable -- flush=20                           tail latency in 20 windows, with and without flushes
@@ -101,6 +102,7 @@ fn puts(words: &Words, directory: &Path, data: &Path) {
     let rounds: usize = words.number("rounds", 3);
     let server = Server::start(&["--data-dir", data.to_str().unwrap()]);
     let mut targets = vec![server.target.clone()];
+    targets.extend(words.target("before", "before", Protocol::QuantaDb));
     targets.extend(words.target("resp", "resp", Protocol::Resp));
     targets.extend(words.target("resp2", "resp2", Protocol::Resp));
     targets.extend(words.target("pg", "postgres", Protocol::Postgres));
@@ -142,8 +144,8 @@ fn puts(words: &Words, directory: &Path, data: &Path) {
                 figure.quantile_us(0.99),
                 figure.quantile_us(0.999),
             );
-            match target.protocol {
-                Protocol::QuantaDb => println!("  {:.1} commits a sync", commits_a_sync[commits_a_sync.len() / 2]),
+            match target.name {
+                "quantadb" => println!("  {:.1} commits a sync", commits_a_sync[commits_a_sync.len() / 2]),
                 _ => println!("  we do {ratio:.2}x as many, at 1/{:.2} of the CPU", figure.cpu_ns / medians[0].cpu_ns),
             }
         }

@@ -1,6 +1,7 @@
 //! The server program: thin. It reads arguments and configuration, hands each floor its options, and waits.
 
 mod admin;
+mod allocator;
 mod arguments;
 mod configuration;
 mod exposition;
@@ -18,10 +19,6 @@ use std::{
     process::ExitCode,
 };
 
-/// Fewer and shorter pauses than the system's under many small values.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// What a process ends with; `quantadb --help` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
@@ -37,6 +34,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Exit {
+    allocator::keep_freed_pages();
     let words: Vec<String> = match std::env::args_os().skip(1).map(|word| word.into_string()).collect() {
         Ok(words) => words,
         Err(word) => {
