@@ -121,7 +121,7 @@ impl Node {
         let member = Member { node: identity.node, storage };
         let log_of_group = log.new(o!("part" => "consensus"));
         let (group, drive) = Group::start(env, &log_of_group, member, parts.machine, parts.observe, parts.stopped);
-        let mut node = Node::assemble(env, log, identity, engine, options, parts.rest, group, drive, true);
+        let mut node = Node::assemble(env, log, identity, engine, options, parts.rest, group, drive);
         node.disk_log = disk_log;
         if node.disk_log.is_some() {
             let keep = keep_storing(env.clone(), Arc::clone(&node.engine), node.group.clone());
@@ -147,9 +147,10 @@ impl Node {
         options: NodeOptions,
         remote_reads: bool,
     ) -> (Node, Faults) {
+        let options = NodeOptions { shares_thread: true, ..options };
         let parts = Parts::new(env, log, &engine, options);
         let (group, drive, faults) = Group::start_faulty(parts.machine, parts.observe, parts.stopped, remote_reads);
-        (Node::assemble(env, log, identity, engine, options, parts.rest, group, drive, false), faults)
+        (Node::assemble(env, log, identity, engine, options, parts.rest, group, drive), faults)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the two ways to start share everything but the group")]
@@ -162,7 +163,6 @@ impl Node {
         rest: Rest,
         group: Group,
         drive: impl Future<Output = ()> + Send + 'static,
-        own_thread: bool,
     ) -> Node {
         let metrics = Arc::new(Metrics::default());
         let committer = Committer::new(
@@ -178,8 +178,10 @@ impl Node {
         let order = async move {
             tokio::join!(committer, drive);
         };
-        let order_task =
-            if own_thread { env.spawn_on_thread("consensus", order) } else { env.spawn("consensus", order) };
+        let order_task = match options.shares_thread {
+            true => env.spawn("consensus", order),
+            false => env.spawn_on_thread("consensus", order),
+        };
         let keeper = keep_history(env.clone(), Arc::clone(&engine), rest.history, group.clone());
         let keeper_task = env.spawn("history", keeper);
         Node {

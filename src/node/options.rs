@@ -13,6 +13,9 @@ pub struct NodeOptions {
     pub history: HistoryOptions,
     /// What may be under way.
     pub admission: AdmissionOptions,
+    /// The committer and the group share the runtime of the caller, which then is blocked while the log syncs, instead of
+    /// having a thread of their own. Best where that runtime is one thread: no commit wakes another.
+    pub shares_thread: bool,
 }
 
 /// Bounds of what the committer builds and hands over.

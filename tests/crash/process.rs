@@ -7,7 +7,10 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -21,6 +24,9 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const SMALL: &str = "(
     storage: (slice_bytes: 1048576, slice_age_ms_max: 1000, log_segment_bytes: 262144, log_cache_bytes: 65536),
 )";
+
+/// Servers so far.
+static SPAWNED: AtomicUsize = AtomicUsize::new(0);
 
 /// How a server is started.
 #[derive(Clone, Debug, Default)]
@@ -83,7 +89,20 @@ impl Launch {
     /// Starts it on a data directory. The log lies outside of that directory, which may be on a disk that goes away.
     pub fn spawn(&self, data: &Path, log: &Path) -> Starting {
         let mut words: Vec<&str> = self.under.iter().map(String::as_str).collect();
-        words.extend([QUANTADB, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "none", "--log-level", "info"]);
+        // One thread that does it all, and one beside those that serve, in turns.
+        let workers = ["1", "2"][SPAWNED.fetch_add(1, Ordering::Relaxed) % 2];
+        words.extend([
+            QUANTADB,
+            "serve",
+            "--workers",
+            workers,
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "none",
+            "--log-level",
+            "info",
+        ]);
         let configuration = log.with_file_name("configuration.ron");
         let content = self.configuration.as_deref().unwrap_or(SMALL);
         fs::write(&configuration, content).expect("the log's directory can be written");

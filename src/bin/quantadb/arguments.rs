@@ -69,7 +69,7 @@ pub struct Serve {
     #[argh(option, arg_name = "bytes")]
     pub memory_bytes_max: Option<u64>,
 
-    /// worker threads (default: one for each core)
+    /// threads that serve; a single one commits too, beside several another does (default: one for each core but one)
     #[argh(option, arg_name = "count")]
     pub workers: Option<u64>,
 

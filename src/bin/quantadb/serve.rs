@@ -52,12 +52,11 @@ pub fn run(configuration: Configuration) -> Exit {
     log_panics(&logging.log);
     raise_descriptors(&logging.log, configuration.sessions.connections_max.0);
     let workers = configuration.workers.size();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
-        .thread_name("quantadb-worker")
-        .enable_all()
-        .build();
-    let runtime = match runtime {
+    let mut runtime = match configuration.one_thread() {
+        true => tokio::runtime::Builder::new_current_thread(),
+        false => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = match runtime.worker_threads(workers).thread_name("quantadb-worker").enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return cannot_start(&logging.log, &format!("{workers} worker threads: {error}")),
     };

@@ -27,9 +27,15 @@ impl Configuration {
         storage::MemoryOptions { bytes_max: self.memory_bytes_max.0, hash_seed }
     }
 
+    /// Whether one thread serves, commits and syncs.
+    pub fn one_thread(&self) -> bool {
+        self.workers.0 == 1
+    }
+
     /// The node's options.
     pub fn node(&self) -> node::NodeOptions {
         node::NodeOptions {
+            shares_thread: self.one_thread(),
             committer: node::CommitterOptions {
                 entry_items_max: u32::try_from(self.committer.entry_items_max.0).unwrap_or(u32::MAX),
                 entry_bytes_max: self.committer.entry_bytes_max.size(),

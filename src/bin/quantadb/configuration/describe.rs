@@ -14,7 +14,10 @@ const FIELDS: &[(&str, &str)] = &[
         "memory_bytes_max",
         "bytes of memory for data, or on disk for what was written lately; near them writes are refused",
     ),
-    ("workers", "threads that serve; by default one for each core"),
+    (
+        "workers",
+        "threads that serve; a single one commits too, beside several another does; by default one for each core but one",
+    ),
     ("log_level", "critical, error, warning, info, debug or trace; can be changed while it runs: PUT /log-level"),
     ("log_format", "terminal or json"),
     ("log_lines_max", "lines that wait to be written; past them lines are dropped and counted, nothing waits"),

@@ -55,7 +55,8 @@ pub struct Configuration {
 
 impl Default for Configuration {
     fn default() -> Configuration {
-        let workers = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+        // Where there are several, the thread that commits has a core of its own.
+        let workers = thread::available_parallelism().map_or(1, |cores| cores.get() as u64 - 1);
         Configuration {
             listen: Address::loopback(7420),
             admin_listen: AdminAddress::At(Address::loopback(7422)),
