@@ -179,7 +179,7 @@ fn config(node: NodeId) -> Config {
 impl<M: StateMachine> Start<M> {
     async fn run(mut self, messages: mpsc::UnboundedReceiver<Message>) {
         let store = self.store.clone();
-        let mut writing = self.writing.take().map(|writing| self.env.spawn("log", writing));
+        let mut writing = self.writing.take().map(|writing| self.env.spawn("log", writing.run()));
         match self.open().await {
             Ok((raft, mut driver)) => {
                 let ended = tokio::select! {

@@ -70,7 +70,7 @@ pub(super) fn open(env: &Env, directory: &Path, options: LogOptions) -> Result<(
         buffer: GroupBuffer::default(),
     };
     let (queue, messages) = unbounded_channel();
-    let writing = Writing(Box::pin(writer.run(messages)));
+    let writing = Writing { writer: Box::new(writer), messages, aside: None };
     Ok((Log::new(state, queue, metrics, preparer), writing, recovered))
 }
 

@@ -14,7 +14,10 @@ use super::{
     state::{Message, Place, State, Ticket},
     supply::Supply,
 };
-use crate::types::LogId;
+use crate::{
+    env::{Env, Task},
+    types::LogId,
+};
 use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
@@ -23,7 +26,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// A group takes in what is queued until it is this large. One message is never divided.
 const GROUP_BYTES_MAX: u64 = 8 << 20;
@@ -119,9 +122,43 @@ struct Placing {
     length: u64,
 }
 
+/// A thread beside the writer's, for groups that are worth the way there and back.
+pub(super) struct Aside {
+    /// A group of no more than so many bytes is written where the writer runs.
+    above_bytes: u64,
+    given: UnboundedSender<(Box<Writer>, Vec<Message>)>,
+    taken: UnboundedReceiver<Written>,
+    /// Ends with it.
+    _thread: Task,
+}
+
+/// A group, and the writer that wrote it.
+type Written = (Box<Writer>, Vec<Message>, Result<(), CallFailed>);
+
+impl Aside {
+    pub(super) fn start(env: &Env, above_bytes: u64) -> Aside {
+        let (given, mut todo) = unbounded_channel::<(Box<Writer>, Vec<Message>)>();
+        let (results, taken) = unbounded_channel();
+        let thread = env.spawn_on_thread("log", async move {
+            while let Some((mut writer, messages)) = todo.recv().await {
+                let written = writer.group(&messages);
+                // Whoever waited may be gone: then nobody is told, as if power had been cut.
+                let _ = results.send((writer, messages, written));
+            }
+        });
+        Aside { above_bytes, given, taken, _thread: thread }
+    }
+
+    /// Makes one group of these, on that thread. `None` if it is gone.
+    async fn group(&mut self, writer: Box<Writer>, messages: Vec<Message>) -> Option<Written> {
+        self.given.send((writer, messages)).ok()?;
+        self.taken.recv().await
+    }
+}
+
 impl Writer {
     /// Works until it is told to close, or nobody is left who could ask.
-    pub(super) async fn run(mut self, mut queue: UnboundedReceiver<Message>) {
+    pub(super) async fn run(mut self: Box<Self>, mut queue: UnboundedReceiver<Message>, mut aside: Option<Aside>) {
         let bytes_max = GROUP_BYTES_MAX.min(self.segment_bytes / 4);
         while let Some(first) = queue.recv().await {
             let mut bytes = first.work.bytes();
@@ -135,11 +172,21 @@ impl Writer {
             let failed = self.state.lock().failed().cloned();
             let result = match failed {
                 Some(error) => Err(error),
-                None => self.group(&messages).map_err(|failed| {
-                    let error = LogError::from(failed);
-                    self.state.lock().fail(error.clone());
-                    error
-                }),
+                None => {
+                    let written = match aside.as_mut().filter(|aside| bytes > aside.above_bytes) {
+                        Some(aside) => {
+                            let Some((writer, same, written)) = aside.group(self, messages).await else { return };
+                            (self, messages) = (writer, same);
+                            written
+                        }
+                        None => self.group(&messages),
+                    };
+                    written.map_err(|failed| {
+                        let error = LogError::from(failed);
+                        self.state.lock().fail(error.clone());
+                        error
+                    })
+                }
             };
             for message in messages {
                 message.done.tell(result.clone());

@@ -59,6 +59,10 @@ use crate::consensus::Faults;
 
 /// How long a waiting reader sleeps between looks at the applied version.
 const APPLIED_POLL: Duration = Duration::from_millis(1);
+/// Groups of more bytes are written on another thread where the log's is shared: some 64 small commits. Measured with 50
+/// connections: at one request each, 25 commits a group, all inline was 14 % faster than all aside; at 16 each, 400 commits
+/// a group, aside was 12 to 22 % faster.
+const ASIDE_ABOVE_BYTES: u64 = 16 << 10;
 /// How long the storing thread rests when there is nothing to do.
 const MAINTAIN_EVERY: Duration = Duration::from_millis(20);
 /// The longest such sleep: a version that is far away, or never comes, is looked for less and less often.
@@ -113,9 +117,12 @@ impl Node {
         storage: Storage,
         options: NodeOptions,
     ) -> Node {
-        let disk_log = match &storage {
-            Storage::Disk(log, _) => Some(log.clone()),
-            Storage::Memory => None,
+        let (storage, disk_log) = match storage {
+            Storage::Disk(log, writing) => {
+                let writing = if options.shares_thread { writing.aside(env, ASIDE_ABOVE_BYTES) } else { writing };
+                (Storage::Disk(log.clone(), writing), Some(log))
+            }
+            Storage::Memory => (Storage::Memory, None),
         };
         let parts = Parts::new(env, log, &engine, options);
         let member = Member { node: identity.node, storage };
