@@ -53,6 +53,10 @@ crash cycles="100":
 power cycles="30":
     QUANTADB_POWER_CYCLES={{cycles}} .ci/crash power full
 
+# Two scans that are granted nothing while others write: `just reader 60` for a minute.
+reader seconds="60":
+    QUANTADB_READER_SECONDS={{seconds}} cargo test --release --test crash -- --nocapture a_reader_that_grants_nothing
+
 # Plants bugs one by one and demands that the torture finds each: all, or those whose names hold the words given.
 sabotage *words:
     tests/sabotage.sh {{words}}

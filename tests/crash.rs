@@ -32,6 +32,9 @@ mod faults;
 #[path = "crash/bits.rs"]
 mod bits;
 
+#[path = "crash/reader.rs"]
+mod reader;
+
 use cycles::Crash;
 use disk::Place;
 use process::Launch;

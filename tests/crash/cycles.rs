@@ -98,8 +98,11 @@ impl Crash {
     /// What does not hold, in words.
     pub fn run(&mut self, cycles: u64) -> Result<(), String> {
         self.begin()?;
-        for _ in 0..cycles {
+        for done in 1..=cycles {
             self.cycle().map_err(|error| format!("seed {}, cycle {}: {error}", self.seed, self.cycle))?;
+            if done % 100 == 0 && done < cycles {
+                println!("  {done} of {cycles} cycles");
+            }
         }
         self.finish().map_err(|error| format!("seed {}, at the end: {error}", self.seed))
     }

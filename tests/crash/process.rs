@@ -173,6 +173,12 @@ impl Server {
         self.child.try_wait().expect("it is ours to wait for").is_none()
     }
 
+    /// Bytes of memory that it has.
+    pub fn resident_bytes(&self) -> u64 {
+        let pages = fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap_or_default();
+        pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4_096
+    }
+
     /// Ends it where it stands.
     pub fn kill(mut self) -> Ended {
         let _ = self.child.kill();
