@@ -172,7 +172,10 @@ fn a_reader_that_grants_nothing_holds_up_nobody_and_reads_its_snapshot() {
         resident >> 20,
         disk >> 20
     );
-    assert!(readers.iter().all(|reader| reader.rows < ROWS), "they were read to their ends before they were granted it");
+    assert!(
+        readers.iter().all(|reader| reader.rows < ROWS),
+        "they were read to their ends before they were granted it"
+    );
     readers.into_iter().for_each(Reader::read_on);
     assert!(parts.iter().all(|commits| *commits > 0), "nothing was committed for a while: {parts:?}");
     assert!(resident < RESIDENT_BYTES_MAX, "{resident} bytes");

@@ -65,8 +65,12 @@ pub struct Pages {
 
 type Reply = Response<Full<Bytes>>;
 
-/// Serves the pages until it is dropped.
-pub async fn serve(listener: TcpListener, pages: Arc<Pages>) {
+/// Serves the pages until it is dropped. The listener is taken over by the runtime of whoever awaits this.
+pub async fn serve(listener: std::net::TcpListener, pages: Arc<Pages>) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return warn!(pages.log, "the admin pages are not served"; "error" => %error),
+    };
     let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {

@@ -100,7 +100,10 @@ async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit,
         stopping: AtomicBool::new(false),
         log: log.new(o!("part" => "admin")),
     });
-    let admin = admin_listener.map(|listener| env.spawn("admin", admin::serve(listener, Arc::clone(&pages))));
+    // On a thread of its own: a worker that waits for a disk does not make the process look dead.
+    let admin_listener = admin_listener.map(TcpListener::into_std).transpose();
+    let admin_listener = admin_listener.map_err(|error| format!("--admin-listen: {error}"))?;
+    let admin = admin_listener.map(|listener| env.spawn_on_thread("admin", admin::serve(listener, Arc::clone(&pages))));
 
     tokio::select! {
         leads = lead(&env, log, &node, last) => leads?,
