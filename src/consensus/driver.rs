@@ -177,13 +177,13 @@ fn config(node: NodeId) -> Config {
 }
 
 impl<M: StateMachine> Start<M> {
-    async fn run(mut self, messages: mpsc::UnboundedReceiver<Message>) {
+    async fn run(mut self, mut messages: mpsc::UnboundedReceiver<Message>) {
         let store = self.store.clone();
         let mut writing = self.writing.take().map(|writing| self.env.spawn("log", writing.run()));
         match self.open().await {
             Ok((raft, mut driver)) => {
                 let ended = tokio::select! {
-                    ended = driver.run(&raft, messages) => ended,
+                    ended = driver.run(&raft, &mut messages) => ended,
                     failed = log_ends(&mut writing) => Err(failed),
                 };
                 driver.reads.end();
@@ -203,6 +203,8 @@ impl<M: StateMachine> Start<M> {
                 stopped(failed);
             }
         }
+        // Only now does whoever asked the group to stop hear that it has: by then a failure has been told.
+        drop(messages);
     }
 
     async fn open(self) -> Result<(OpenRaft<M>, Driver<M>), (Failed, Stopped)> {
@@ -287,7 +289,7 @@ struct Driver<M> {
 type Ended = Result<Option<oneshot::Sender<()>>, Failed>;
 
 impl<M: StateMachine> Driver<M> {
-    async fn run(&mut self, raft: &OpenRaft<M>, mut messages: mpsc::UnboundedReceiver<Message>) -> Ended {
+    async fn run(&mut self, raft: &OpenRaft<M>, messages: &mut mpsc::UnboundedReceiver<Message>) -> Ended {
         let mut taken = Vec::with_capacity(TAKE_MAX);
         loop {
             if std::mem::take(&mut self.look) {

@@ -47,7 +47,7 @@ use request::Admitted;
 use slog::{Logger, error, info, o};
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -77,6 +77,9 @@ pub enum ReadRefusal {
     /// The deadline passed first.
     #[error("the deadline passed")]
     Expired,
+    /// The node has stopped, or is about to.
+    #[error("this node stops")]
+    Stopped,
 }
 
 /// Who this replica is.
@@ -103,6 +106,8 @@ pub struct Node {
     metrics: Arc<Metrics>,
     stopped: AtomicBool,
     failure: watch::Receiver<Option<Failed>>,
+    /// What the engine had failed with when it was closed, if nothing else told before.
+    unclosed: OnceLock<Failed>,
     tasks: Mutex<Vec<Task>>,
 }
 
@@ -204,6 +209,7 @@ impl Node {
             metrics,
             stopped: AtomicBool::new(false),
             failure: rest.failure,
+            unclosed: OnceLock::new(),
             tasks: Mutex::new(vec![keeper_task, order_task]),
         }
     }
@@ -237,7 +243,8 @@ impl Node {
             match self.env.until(deadline, confirmed).await {
                 None => return Err(ReadRefusal::Expired),
                 Some(Ok(true)) => {}
-                Some(Ok(false) | Err(_)) => return Err(ReadRefusal::NotLeader),
+                Some(Ok(false)) => return Err(ReadRefusal::NotLeader),
+                Some(Err(_)) => return Err(ReadRefusal::Stopped),
             }
         }
         Ok(self.engine.visible())
@@ -301,7 +308,7 @@ impl Node {
     /// Why the node stopped by itself, if it has.
     #[must_use]
     pub fn failure(&self) -> Option<Failed> {
-        self.failure.borrow().clone()
+        self.failure.borrow().clone().or_else(|| self.unclosed.get().cloned())
     }
 
     /// Completes when the machine fails, or the code that runs it; never otherwise.
@@ -334,6 +341,8 @@ impl Node {
         drop(tasks);
         if let Err(failure) = self.engine.close() {
             error!(self.log, "the engine did not close cleanly"; "error" => %failure);
+            // Set once: this runs once.
+            let _ = self.unclosed.set(machine::failed(&failure));
         }
         info!(self.log, "node stopped"; "version" => self.engine.visible().0);
     }

@@ -99,6 +99,7 @@ fn of_rejection(rejection: Rejection) -> WireError {
 pub(super) fn of_read(refusal: ReadRefusal) -> WireError {
     match refusal {
         ReadRefusal::NotLeader => later(ErrorCode::NOT_LEADER),
+        ReadRefusal::Stopped => later(ErrorCode::UNAVAILABLE),
         ReadRefusal::Expired => WireError::new(ErrorCode::DEADLINE_EXCEEDED),
     }
 }

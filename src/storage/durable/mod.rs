@@ -76,6 +76,8 @@ use std::{
     time::Duration,
 };
 
+/// Why an engine ended that was asked to.
+const CLOSED: &str = "the engine was closed";
 /// Superseded versions that one call of `trim` handles.
 const TRIM_ITEMS_MAX: usize = 1024;
 /// Superseded versions that `apply` handles for each write, so that chains do not grow between calls of `trim`.
@@ -369,7 +371,9 @@ impl Engine for DurableEngine {
     fn close(&self) -> Result<(), Error> {
         // Whoever is flushing is waited for, so that nothing moves once this has returned.
         let _maintenance = self.maintenance.lock();
-        self.fail("the engine was closed".into());
-        Ok(())
+        match self.ended.set(CLOSED.into()) {
+            Err(_) if self.ended.get().is_some_and(|why| why != CLOSED) => Err(self.fail(CLOSED.into())),
+            _ => Ok(()),
+        }
     }
 }

@@ -3,7 +3,10 @@
 use super::*;
 use crate::{
     storage::Snapshot,
-    testing::base::{BaseCall, BaseFailure},
+    testing::{
+        base::{BaseCall, BaseFailure},
+        generators::Random,
+    },
 };
 
 fn put(log: &mut Log, engine: &DurableEngine, name: &str, value: &[u8]) {
@@ -36,6 +39,29 @@ fn the_example_of_the_module_doc_holds() {
     let of_a: Vec<_> =
         base.contents().into_iter().filter(|(found, ..)| found[..] == key("a")).map(|row| row.1.0).collect();
     assert_eq!(of_a, [7, 3], "what the pin needs is stored, and nothing else");
+}
+
+#[test]
+fn closing_tells_of_a_read_that_failed_before() {
+    let (directory, mut log) = (TemporaryDirectory::new("durable"), Log::default());
+    let engine = open(&directory);
+    // Many blocks: those that opening reads are not all.
+    let mut random = Random::new(1);
+    let values: Vec<Vec<u8>> = (0..200).map(|_| (0..1_000).map(|_| random.bits() as u8).collect()).collect();
+    values.iter().enumerate().for_each(|(row, value)| put(&mut log, &engine, &format!("k{row:03}"), value));
+    engine.persist().unwrap();
+    engine.close().unwrap();
+    engine.close().unwrap();
+    drop(engine);
+    let table = std::fs::read_dir(directory.path().join("tables")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&table).unwrap();
+    let at = bytes.windows(16).position(|window| window == &values[100][..16]).expect("it cannot be compressed");
+    bytes[at] ^= 1;
+    std::fs::write(&table, bytes).unwrap();
+    let engine = open(&directory);
+    assert!(matches!(engine.get_latest(&[&key("k100")], &mut |_, _, _| ()), Err(Error::Failed(_))));
+    let told = engine.close();
+    assert!(matches!(&told, Err(Error::Failed(why)) if why.contains("cannot be read")), "{told:?}");
 }
 
 #[test]
