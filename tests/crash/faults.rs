@@ -89,38 +89,45 @@ impl Case {
 struct Call {
     name: String,
     file: String,
+    /// What the file would have been called then.
+    new_name: Option<String>,
     failed: bool,
 }
 
 /// The calls of a trace in the order of their ends.
 fn calls(trace: &str) -> Vec<Call> {
-    let mut begun: HashMap<&str, (String, String)> = HashMap::new();
+    let mut begun: HashMap<&str, (String, String, Option<String>)> = HashMap::new();
     let mut calls = Vec::new();
     for line in trace.lines() {
         let Some((thread, rest)) = line.split_once(' ') else { continue };
         let rest = rest.trim_start();
-        let (name, file) = match rest.strip_prefix("<... ") {
+        let (name, file, new_name) = match rest.strip_prefix("<... ") {
             Some(_) => begun.remove(thread).unwrap_or_default(),
-            None => (rest.split('(').next().unwrap_or_default().to_owned(), file_of(rest)),
+            None => (rest.split('(').next().unwrap_or_default().to_owned(), file_of(rest), new_name_of(rest)),
         };
         if rest.ends_with("<unfinished ...>") {
-            begun.insert(thread, (name, file));
+            begun.insert(thread, (name, file, new_name));
             continue;
         }
-        calls.push(Call { name, file, failed: rest.ends_with("(INJECTED)") });
+        calls.push(Call { name, file, new_name, failed: rest.ends_with("(INJECTED)") });
     }
     calls
 }
 
-/// The path of a call's file: behind its descriptor, or in quotes; of a file that gets another name, the new one.
+/// The path of a call's file: behind its descriptor, or in quotes.
 fn file_of(call: &str) -> String {
     let words = call.split_once('(').map_or("", |(_, words)| words);
     let described = words.starts_with(|first: char| first.is_ascii_digit());
     let file = match described {
         true => words.split_once('<').and_then(|(_, rest)| rest.split('>').next()),
-        false => words.rsplit('"').nth(1),
+        false => words.split('"').nth(1),
     };
     file.unwrap_or_default().to_owned()
+}
+
+/// The name that a call gives a file that had another.
+fn new_name_of(call: &str) -> Option<String> {
+    call.starts_with("rename").then(|| call.split('"').nth(3)).flatten().map(str::to_owned)
 }
 
 /// How a case ended.
@@ -202,6 +209,7 @@ fn judge(case: &Case, ended: &Ended, ready: bool, calls: &[Call]) -> Result<Seen
             let named = |call: &&&Call| -> bool {
                 let (folder, file) = call.file.rsplit_once('/').unwrap_or_default();
                 ended.log.contains(file)
+                    || call.new_name.as_ref().is_some_and(|name| ended.log.contains(name.as_str()))
                     || folder.contains("/base") && (ended.log.contains("/data/base") || ended.log.contains("the base"))
             };
             match stored.iter().find(named) {
@@ -266,8 +274,9 @@ fn a_trace_tells_what_failed_and_on_which_file() {
     let told: Vec<_> = calls.iter().map(|call| (call.name.as_str(), call.file.as_str(), call.failed)).collect();
     let expected = [
         ("fdatasync", "/d/data/log/1.seg", false),
-        ("rename", "/d/data/b", true),
+        ("rename", "/d/data/a", true),
         ("pwrite64", "/d/data/log/2.seg", true),
     ];
     assert_eq!(told, expected);
+    assert_eq!(calls[1].new_name.as_deref(), Some("/d/data/b"));
 }
