@@ -233,6 +233,7 @@ impl<M: StateMachine> Start<M> {
                     told: None,
                     covered: None,
                     look: true,
+                    left: Vec::new(),
                 };
                 Ok((raft, driver))
             }
@@ -283,6 +284,8 @@ struct Driver<M> {
     covered: Option<LogId>,
     /// Whether something has changed that leadership depends on.
     look: bool,
+    /// What had been taken from the queue behind a failure: whoever waits there hears nothing before that is told.
+    left: Vec<Message>,
 }
 
 /// How a driver ended: told to, by somebody who waits or by nobody left to tell it anything, or by failing.
@@ -303,11 +306,16 @@ impl<M: StateMachine> Driver<M> {
                     Err(_) => return Err(fatal(raft).await),
                 },
             }
-            for message in taken.drain(..) {
-                match message {
+            let mut taken = taken.drain(..);
+            while let Some(message) = taken.next() {
+                let done = match message {
                     Message::Stop(stop) => return Ok(Some(stop)),
-                    Message::Failed(failed) => return Err(failed),
-                    message => self.message(raft, message).await?,
+                    Message::Failed(failed) => Err(failed),
+                    message => self.message(raft, message).await,
+                };
+                if done.is_err() {
+                    self.left.extend(taken);
+                    return done.map(|()| None);
                 }
             }
         }

@@ -81,7 +81,7 @@ pub enum Storage {
     /// In memory: gone with the process.
     Memory,
     /// On disk, as it was opened. The group's thread does the writing: alone in its group a node has nothing better to do while
-    /// it syncs, and what comes meanwhile goes into the next group. *Seam*: with peers to hear, the log gets a thread of its
+    /// it syncs, and what comes meanwhile goes into the next group; but see [`log::Writing::aside`]. *Seam*: with peers to hear, the log gets a thread of its
     /// own.
     Disk(log::Log, log::Writing),
 }

@@ -198,7 +198,7 @@ pub struct Recovered {
 #[derive(Clone)]
 pub struct Log(Arc<Handle>);
 
-/// A log's writing: done by whoever awaits it, until the log is closed or its last handle is gone.
+/// A log's writing, for whoever opened it to [`run`](Writing::run).
 #[must_use = "nothing is durable while it does not run"]
 pub struct Writing {
     writer: Box<Writer>,

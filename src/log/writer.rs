@@ -31,7 +31,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 /// A group takes in what is queued until it is this large. One message is never divided.
 const GROUP_BYTES_MAX: u64 = 8 << 20;
 
-/// Called once, on the log's thread: it must not block. `Ok` means durable.
+/// Called once, on the thread that the writing runs on: it must not block. `Ok` means durable.
 pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
 /// Somebody who waits to be told. Dropped, it tells that the log is closed.

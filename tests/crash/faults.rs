@@ -198,13 +198,16 @@ fn judge(case: &Case, ended: &Ended, ready: bool, calls: &[Call]) -> Result<Seen
         (Some(127), false) if stored.is_empty() => Ok(Seen::NotReached),
         (Some(_), false) if stored.is_empty() && case.call == "openat" => Ok(Seen::NotReached),
         (Some(1 | 3), _) => {
-            // The base's own library does not say which of its files it was; what is written before it gets its name is told
-            // by that name; and folders above the data are synced too.
+            // The base's own library does not say which of its files it was; FORMAT is told by the name that it gets; and
+            // folders above the data are synced too.
             let named = |call: &&Call| -> bool {
                 let (folder, file) = call.file.rsplit_once('/').unwrap_or_default();
                 let is_stored = call.file.contains("/quantadb-crash-");
-                is_stored && ended.log.contains(file.trim_end_matches(".new"))
-                    || folder.contains("/base") && (ended.log.contains("/data/base") || ended.log.contains("the base"))
+                is_stored && ended.log.contains(file)
+                    || is_stored && file == "FORMAT.new" && ended.log.contains("/data/FORMAT: ")
+                    || is_stored
+                        && folder.contains("/base")
+                        && (ended.log.contains("/data/base") || ended.log.contains("the base"))
                     || ended.log.contains(&format!("reason: {}: ", call.file))
             };
             match calls.iter().filter(|call| call.failed).find(named) {

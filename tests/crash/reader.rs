@@ -27,8 +27,8 @@ const CONFIGURATION: &str = "(
     committer: (resolver_bytes_max: 16777216),
     sessions: (transaction_idle_ms_max: 600000, transaction_age_ms_max: 600000),
 )";
-/// The bounds above are 113 MiB; the rest is the program, buffers of connections, and tables being written.
-const RESIDENT_BYTES_MAX: u64 = 512 << 20;
+/// The bounds above are 116 MiB; the rest is the program, buffers of connections, and tables being written.
+const RESIDENT_BYTES_MAX: u64 = 256 << 20;
 const ROWS: u64 = 20_000;
 const VALUE_BYTES: usize = 400;
 const WRITERS: u64 = 4;
@@ -40,7 +40,7 @@ fn key(row: u64) -> Vec<u8> {
     KeyspaceId::DEFAULT.full_key(format!("row-{row:06}").as_bytes()).to_vec()
 }
 
-/// What a row holds after so many rounds: another length each time, so that no two are alike by accident.
+/// What a row holds after so many rounds: no two are alike.
 fn value(row: u64, round: u64) -> Vec<u8> {
     let mut value = format!("{row} in round {round} ").into_bytes();
     value.resize(VALUE_BYTES - (round % 50) as usize, b'.');

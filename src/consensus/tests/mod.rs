@@ -171,13 +171,26 @@ async fn a_machine_that_fails_stops_the_group_with_its_reason() {
 
 #[tokio::test]
 async fn a_failure_elsewhere_stops_the_group_too() {
-    let mut rig = Rig::start();
-    rig.lead().await;
-    rig.group.fail(Failed("the store is broken".into()));
-    // Once it has stopped for whoever asks for that at the same time, why has been told: a process that is told to end in
-    // this moment ended as if all were well.
-    rig.group.stop().await;
-    assert_eq!(rig.stopped.try_recv(), Ok(Failed("the store is broken".into())));
+    // Once the group has stopped for whoever asks for that in the same moment, why has been told, whether the driver takes
+    // both words at once or one by one: a process that was told to end then ended as if all were well.
+    for at_once in [true, false] {
+        let mut rig = Rig::start();
+        rig.lead().await;
+        let failed = Failed("the store is broken".into());
+        let (group, mut stopped) = (rig.group.clone(), rig.stopped);
+        if !at_once {
+            rig.group.fail(failed.clone());
+        }
+        // A task: the test's own future would be polled too late to see it.
+        let told = tokio::spawn(async move {
+            group.stop().await;
+            stopped.try_recv()
+        });
+        if at_once {
+            rig.group.fail(failed.clone());
+        }
+        assert_eq!(told.await.expect("it does not panic"), Ok(failed), "at once: {at_once}");
+    }
 }
 
 #[tokio::test]
