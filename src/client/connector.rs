@@ -1,14 +1,7 @@
-//! Opening sockets: TCP, or whatever a simulator has instead.
+//! Opening sockets: what the environment opens, or whatever a test has instead.
 
-use crate::env::BoxFuture;
+use crate::env::{BoxFuture, Env, Socket};
 use std::io;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-
-/// Both directions of a connection.
-pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
 /// Opens sockets.
 pub trait Connector: Send + Sync {
@@ -16,16 +9,9 @@ pub trait Connector: Send + Sync {
     fn connect(&self, address: &str) -> BoxFuture<io::Result<Box<dyn Socket>>>;
 }
 
-/// TCP, without delay.
-pub(super) struct Tcp;
-
-impl Connector for Tcp {
+/// The environment's own connections.
+impl Connector for Env {
     fn connect(&self, address: &str) -> BoxFuture<io::Result<Box<dyn Socket>>> {
-        let address = address.to_owned();
-        Box::pin(async move {
-            let socket = TcpStream::connect(address).await?;
-            socket.set_nodelay(true)?;
-            Ok(Box::new(socket) as Box<dyn Socket>)
-        })
+        Env::connect(self, address)
     }
 }

@@ -1,9 +1,9 @@
 //! From an address to a connection: socket, preface, HELLO and WELCOME.
 
 use super::connection::{Peer, told};
-use super::connector::Socket;
 use super::error::Error;
 use super::options::ClientOptions;
+use crate::env::Socket;
 use crate::types::limits::{CLIENT_NAME_BYTES_MAX, FRAME_PAYLOAD_BYTES_MAX};
 use crate::wire::preface::{PREFACE, PREFACE_BYTES, PrefaceError, check_preface};
 use crate::wire::registry::{FEATURES, GREASE_FEATURE_PREFIX, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN};

@@ -4,9 +4,8 @@
 //! queued in one piece. A timer looks for what is overdue, and asks a silent server for a sign of life.
 
 use super::connection::{After, Connection};
-use super::connector::Socket;
 use super::error::Error;
-use crate::env::{BoxFuture, Env, Moment};
+use crate::env::{BoxFuture, Env, Moment, Socket};
 use crate::types::limits::FRAME_PAYLOAD_BYTES_MAX;
 use crate::wire::{Codec, Frame};
 use bytes::{Buf, BytesMut};

@@ -62,9 +62,10 @@ mod waiters;
 #[cfg(test)]
 mod tests;
 
+pub use crate::env::Socket;
 pub use crate::types::AtomicOp;
 pub use backup::{Backup, BackupRow, BackupSummary};
-pub use connector::{Connector, Socket};
+pub use connector::Connector;
 pub use data::{Applied, Deleted, KeyRange, Row, Value};
 pub use error::{Error, ErrorKind};
 pub use execute::{Execute, Executed, Op, OpResult};

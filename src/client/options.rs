@@ -1,6 +1,6 @@
 //! What a client, and a single call, can be told.
 
-use super::connector::{Connector, Tcp};
+use super::connector::Connector;
 use crate::env::Env;
 use crate::types::{IdempotencyPair, Version};
 use crate::wire::Consistency;
@@ -46,7 +46,7 @@ impl ClientOptions {
             keepalive: Duration::from_secs(15),
             grease: true,
             env: Env::real(),
-            connector: Arc::new(Tcp),
+            connector: Arc::new(Env::real()),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! How a membership stands in the log and in the store's marker: by hand, so that no library decides our formats.
 //!
 //! ```text
-//! membership   format u8 = 1 · configurations u8 · configuration* · nodes u16 · node*
+//! membership   format u8 = 2 · configurations u8 · configuration* · nodes u16 · node*
 //! configuration voters u16 · id u64 *          (two configurations while one takes the place of the other)
-//! node         id u64 · peer address bytes16   (ascending ids)
+//! node         id u64 · peer address bytes16 · client address bytes16   (ascending ids)
 //! stored       has log id u8 · [term u64 · leader u64 · index u64] · membership
 //! ```
+//!
+//! Format 1, of nodes that had no peers, has no client address; it is still read.
 
 use super::types::{Peer, RaftLogId, RaftMembership, RaftStoredMembership, ours, theirs};
 use crate::{
@@ -15,7 +17,8 @@ use crate::{
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+const FORMAT_WITHOUT_CLIENTS: u8 = 1;
 /// Most voters, and most nodes: far more than a group can use, and few enough for the length fields.
 const NODES_MAX: usize = 1_000;
 
@@ -48,15 +51,20 @@ pub(super) fn put(out: &mut BytesMut, membership: &RaftMembership) {
     for (id, peer) in nodes {
         out.put_u64(*id);
         out.put_bytes16(peer.address.as_bytes());
+        out.put_bytes16(peer.client_address.as_bytes());
     }
 }
 
 /// Reads what [`put`] wrote.
 pub(super) fn read(reader: &mut Reader<'_>) -> Result<RaftMembership, MembershipError> {
     let format = reader.u8()?;
-    if format != FORMAT {
+    if format != FORMAT && format != FORMAT_WITHOUT_CLIENTS {
         return Err(MembershipError::Format(format));
     }
+    let address = |reader: &mut Reader<'_>| -> Result<String, MembershipError> {
+        let text = std::str::from_utf8(reader.bytes16()?);
+        Ok(text.map_err(|_| MembershipError::Invalid("an address is not UTF-8"))?.to_owned())
+    };
     let mut configurations = Vec::new();
     for _ in 0..reader.u8()? {
         let count = reader.u16()?;
@@ -65,9 +73,9 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<RaftMembership, Membership
     let mut nodes = BTreeMap::new();
     for _ in 0..reader.u16()? {
         let id = reader.u64()?;
-        let address = std::str::from_utf8(reader.bytes16()?);
-        let address = address.map_err(|_| MembershipError::Invalid("an address is not UTF-8"))?;
-        nodes.insert(id, Peer { address: address.to_owned() });
+        let peer = address(reader)?;
+        let client_address = if format == FORMAT { address(reader)? } else { String::new() };
+        nodes.insert(id, Peer { address: peer, client_address });
     }
     RaftMembership::new(configurations, nodes).map_err(|_| MembershipError::Invalid("a voter is not among the nodes"))
 }
@@ -117,12 +125,15 @@ mod tests {
 
     use super::*;
 
+    fn peer(id: u64) -> Peer {
+        Peer { address: format!("127.0.0.1:{}", 7000 + id), client_address: format!("127.0.0.1:{}", 8000 + id) }
+    }
+
     fn membership(configurations: &[&[u64]], learners: &[u64]) -> RaftMembership {
         let configurations: Vec<BTreeSet<u64>> =
             configurations.iter().map(|voters| voters.iter().copied().collect()).collect();
         let ids = configurations.iter().flatten().chain(learners).copied();
-        let nodes: BTreeMap<u64, Peer> =
-            ids.map(|id| (id, Peer { address: format!("127.0.0.1:{}", 7000 + id) })).collect();
+        let nodes: BTreeMap<u64, Peer> = ids.map(|id| (id, peer(id))).collect();
         RaftMembership::new(configurations, nodes).unwrap()
     }
 
@@ -156,6 +167,17 @@ mod tests {
         assert!(matches!(with(bytes.len() - 1, 0xff), Err(MembershipError::Invalid(_))));
         assert!(decode_stored(&[&bytes[..], b"x"].concat()).is_err());
         assert!(matches!(with(12, 7), Err(MembershipError::Invalid(_))), "a voter that is no node");
+    }
+
+    #[test]
+    fn the_first_format_is_still_read() {
+        // One voter, node 1, whose address is empty.
+        let golden = [1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
+        let mut reader = Reader::new(&golden);
+        let membership = read(&mut reader).unwrap();
+        assert!(reader.is_empty());
+        assert_eq!(membership.nodes().collect::<Vec<_>>(), [(&1, &Peer::default())]);
+        assert!(is_alone(&membership, NodeId(1)));
     }
 
     #[test]

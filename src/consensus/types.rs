@@ -72,6 +72,8 @@ impl fmt::Display for Command {
 pub(super) struct Peer {
     /// Where its peer listener is; empty while it has none.
     pub(super) address: String,
+    /// Where its client listener is; empty while it is not known.
+    pub(super) client_address: String,
 }
 
 /// Hears a result on openraft's task.

@@ -1,17 +1,20 @@
-//! The outside world: clock, randomness, tasks, files.
+//! The outside world: clock, randomness, tasks, files, connections.
 //!
 //! Everything above this floor reaches time, randomness, threads and files through an [`Env`], so that the same code
 //! runs under a simulator: one thread, virtual time, faults by seed. Nothing above names `std::time`, `std::fs`,
 //! `std::thread`, `tokio::time` or `tokio::spawn` for these; `tests/tidy.rs` says so.
 
 mod files;
+mod net;
 mod real;
 
 pub use files::{File, Files, Lock};
+pub use net::{Listener, Socket, accept};
 
 use std::{
     fmt,
     future::Future,
+    io,
     ops::{Add, Sub},
     pin::Pin,
     sync::Arc,
@@ -60,6 +63,10 @@ pub trait Provider: Send + Sync + 'static {
     }
     /// The files.
     fn files(&self) -> &dyn Files;
+    /// Opens a connection to `host:port`.
+    fn connect(&self, address: &str) -> BoxFuture<io::Result<Box<dyn Socket>>> {
+        net::connect(address)
+    }
 }
 
 /// A handle to the environment; cheap to clone.
@@ -138,6 +145,11 @@ impl Env {
             value = future => Some(value),
             () = sleep => None,
         }
+    }
+
+    /// Opens a connection to `host:port`. Where the environment is the system's: TCP, without delay.
+    pub fn connect(&self, address: &str) -> BoxFuture<io::Result<Box<dyn Socket>>> {
+        self.0.connect(address)
     }
 
     /// The files.

@@ -10,10 +10,9 @@ mod session;
 
 pub use metrics::Metrics;
 pub use options::Options;
-pub use session::Io;
 
 use crate::{
-    env::{Env, Task},
+    env::{Env, Listener, Socket, Task, accept},
     node::Node,
     wire::{self, ErrorCode, Goaway, Kind, preface::PREFACE},
 };
@@ -24,17 +23,15 @@ use slog::{Logger, debug, info, o, warn};
 use std::{
     collections::HashMap,
     future::Future,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
-use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 
 /// How long accepting pauses after it failed, for want of descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -76,7 +73,7 @@ impl Server {
 
     /// Serves until `shutdown` completes; then refuses new requests, answers what was accepted, for as long as the
     /// options allow, and returns.
-    pub async fn run(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+    pub async fn run(&self, listener: impl Listener, shutdown: impl Future<Output = ()>) {
         let (ended_sender, mut ended) = mpsc::unbounded_channel();
         let mut sessions: HashMap<u64, Running> = HashMap::new();
         tokio::pin!(shutdown);
@@ -85,9 +82,9 @@ impl Server {
                 biased;
                 () = &mut shutdown => break,
                 Some(id) = ended.recv() => self.reap(&mut sessions, id),
-                accepted = listener.accept() => match accepted {
+                accepted = accept(&listener) => match accepted {
                     Ok((stream, peer)) => {
-                        let log = self.log.new(o!("peer" => peer.to_string()));
+                        let log = self.log.new(o!("peer" => peer));
                         self.admit(stream, log, &mut sessions, &ended_sender).await;
                     }
                     Err(error) => {
@@ -103,7 +100,7 @@ impl Server {
     }
 
     /// Runs a session over anything that reads and writes: a socket, or a pipe in a test. Completes when it ends.
-    pub async fn run_session(&self, io: impl Io + 'static) {
+    pub async fn run_session(&self, io: impl Socket + 'static) {
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
         let log = self.log.new(o!("session" => id));
         Session::new(Box::new(io), Arc::clone(&self.shared), Arc::default(), log, id).run().await;
@@ -111,7 +108,7 @@ impl Server {
 
     async fn admit(
         &self,
-        stream: TcpStream,
+        stream: Box<dyn Socket>,
         log: Logger,
         sessions: &mut HashMap<u64, Running>,
         ended: &mpsc::UnboundedSender<u64>,
@@ -121,15 +118,11 @@ impl Server {
             add(&self.shared.metrics.connections_refused_total, 1);
             return refuse(stream, options.connections_max).await;
         }
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(log, "a connection ended before it began"; "error" => %error);
-            return;
-        }
         let id = self.next_session.fetch_add(1, Ordering::Relaxed);
         let log = log.new(o!("session" => id));
         debug!(log, "connection accepted");
         let control = Arc::new(Control::default());
-        let session = Session::new(Box::new(stream), Arc::clone(&self.shared), Arc::clone(&control), log, id);
+        let session = Session::new(stream, Arc::clone(&self.shared), Arc::clone(&control), log, id);
         let farewell = Farewell { id, ended: ended.clone() };
         let task = self.shared.env.spawn("session", async move {
             let _farewell = farewell;
@@ -182,12 +175,16 @@ impl Drop for Farewell {
 }
 
 /// Turns a connection away with a reason, without waiting for it.
-async fn refuse(mut stream: TcpStream, connections_max: usize) {
+async fn refuse(mut stream: Box<dyn Socket>, connections_max: usize) {
     let mut out = BytesMut::from(&PREFACE[..]);
     let message = format!("at most {connections_max} connections are served");
     let goaway = Goaway::new(ErrorCode::TOO_MANY_CONNECTIONS, 0, &message);
     wire::put_frame(&mut out, Kind::Goaway, 0, 0, 0, |out| goaway.encode(out));
     // A fresh socket's buffer holds these few bytes; one that does not take them at once is simply closed.
-    let _ = stream.try_write(&out);
-    let _ = stream.shutdown().await;
+    let at_once = std::future::poll_fn(|cx| {
+        let _ = Pin::new(&mut *stream).poll_write(cx, &out);
+        let _ = Pin::new(&mut *stream).poll_shutdown(cx);
+        Poll::Ready(())
+    });
+    at_once.await;
 }

@@ -29,6 +29,8 @@ mod codec;
 mod frame;
 pub mod preface;
 
+pub mod peer;
+
 mod backup;
 mod control;
 mod error;

@@ -26,7 +26,7 @@ mod transactions;
 
 use super::{Shared, metrics::add};
 use crate::{
-    env::{BoxFuture, Moment},
+    env::{BoxFuture, Moment, Socket},
     node::{Batch, Completion, Item, Mailbox},
     types::{KeyspaceId, Version, limits},
     wire::{self, ErrorCode, Goaway, Kind, Opcode, WireError},
@@ -46,12 +46,8 @@ use std::{
     time::Duration,
 };
 use streams::{Stream, UNWRITTEN_BYTES_MAX};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 use transactions::Transactions;
-
-/// A socket, or what stands for one in a test.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// Rounds of one poll before other tasks get their turn.
 const ROUNDS_MAX: usize = 16;
@@ -91,7 +87,7 @@ pub(super) struct Control {
 
 /// See the module.
 pub(super) struct Session {
-    io: Box<dyn Io>,
+    io: Box<dyn Socket>,
     shared: Arc<Shared>,
     control: Arc<Control>,
     log: Logger,
@@ -133,7 +129,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(io: Box<dyn Io>, shared: Arc<Shared>, control: Arc<Control>, log: Logger, id: u64) -> Session {
+    pub(super) fn new(
+        io: Box<dyn Socket>,
+        shared: Arc<Shared>,
+        control: Arc<Control>,
+        log: Logger,
+        id: u64,
+    ) -> Session {
         let now = shared.env.now();
         Session {
             io,
