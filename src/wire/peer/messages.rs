@@ -124,9 +124,29 @@ pub struct Append {
     pub entries: Vec<PeerEntry>,
 }
 
+/// How far the node that answers has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerReport {
+    /// The last entry that it has applied.
+    pub applied: LogId,
+    /// The version after it.
+    pub version: Version,
+    /// The chain hash after it.
+    pub chain: u64,
+}
+
 /// The answer to [`Append`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AppendReply {
+pub struct AppendReply {
+    /// What became of the entries.
+    pub result: AppendResult,
+    /// How far the node is, where it tells.
+    pub report: Option<PeerReport>,
+}
+
+/// What became of the entries of an [`Append`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendResult {
     /// Everything up to this entry is the leader's, and durable.
     Matched(Option<LogId>),
     /// The entry before them is another here, or none.
@@ -369,31 +389,45 @@ impl AppendReply {
     /// Decodes the payload.
     pub fn decode(payload: &[u8]) -> Result<AppendReply, DecodeError> {
         let mut reader = Reader::new(payload);
-        let reply = match reader.u8()? {
-            0 => AppendReply::Matched(read_optional(&mut reader)?),
-            1 => AppendReply::Conflict(read_log_id(&mut reader)?),
-            2 => AppendReply::HigherVote(PeerVote::read(&mut reader)?),
+        let result = match reader.u8()? {
+            0 => AppendResult::Matched(read_optional(&mut reader)?),
+            1 => AppendResult::Conflict(read_log_id(&mut reader)?),
+            2 => AppendResult::HigherVote(PeerVote::read(&mut reader)?),
             _ => return Err(DecodeError::malformed("no such answer to an append")),
         };
+        let report = match flag(&mut reader)? {
+            true => Some(PeerReport {
+                applied: read_log_id(&mut reader)?,
+                version: Version(reader.u64()?),
+                chain: reader.u64()?,
+            }),
+            false => None,
+        };
         skip_tags(&mut reader)?;
-        Ok(reply)
+        Ok(AppendReply { result, report })
     }
 
     /// Appends the payload.
     pub fn encode(&self, out: &mut BytesMut) {
-        match self {
-            AppendReply::Matched(last) => {
+        match &self.result {
+            AppendResult::Matched(last) => {
                 out.put_u8(0);
                 put_optional(out, last.as_ref());
             }
-            AppendReply::Conflict(id) => {
+            AppendResult::Conflict(id) => {
                 out.put_u8(1);
                 put_log_id(out, id);
             }
-            AppendReply::HigherVote(vote) => {
+            AppendResult::HigherVote(vote) => {
                 out.put_u8(2);
                 vote.put(out);
             }
+        }
+        out.put_u8(u8::from(self.report.is_some()));
+        if let Some(report) = &self.report {
+            put_log_id(out, &report.applied);
+            out.put_u64(report.version.0);
+            out.put_u64(report.chain);
         }
     }
 }

@@ -12,8 +12,8 @@ mod opcodes;
 mod snapshot;
 
 pub use messages::{
-    Append, AppendReply, CommitWhole, Join, Joined, Lane, PeerEntry, PeerHello, PeerVote, PeerWelcome, Transfer,
-    TransferReply, Vote, VoteReply,
+    Append, AppendReply, AppendResult, CommitWhole, Join, Joined, Lane, PeerEntry, PeerHello, PeerReport, PeerVote,
+    PeerWelcome, Transfer, TransferReply, Vote, VoteReply,
 };
 pub use opcodes::{PEER_OPCODES, PeerOpcode, PeerOpcodeRow};
 pub use snapshot::{SnapshotBegin, SnapshotBegun, SnapshotEnd, SnapshotEnded, SnapshotPart, SnapshotRow};

@@ -182,6 +182,12 @@ errors! {
     SHUTTING_DOWN = 0x08 connection Backoff NotApplied;
     /// The peer closes the connection because it wants to.
     NO_ERROR = 0x09 connection Same Unknown;
+    /// The peer is of another cluster.
+    WRONG_CLUSTER = 0x0a connection Never NotApplied;
+    /// Another node was wanted than the one that answers, or the one that asks is no member.
+    WRONG_NODE = 0x0b connection Never NotApplied;
+    /// Clients and peers have listeners of their own, and this is the other one.
+    WRONG_PORT = 0x0c connection Never NotApplied;
 
     /// The payload does not follow the opcode's layout.
     MALFORMED = 0x10 request Never NotApplied;
