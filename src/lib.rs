@@ -23,6 +23,9 @@ pub mod log;
 pub mod txn;
 
 #[cfg(feature = "full")]
+pub mod peer;
+
+#[cfg(feature = "full")]
 pub mod consensus;
 
 #[cfg(feature = "full")]

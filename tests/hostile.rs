@@ -353,7 +353,7 @@ impl Drop for Process {
 #[test]
 fn out_of_descriptors_it_recovers_once_some_are_free() {
     let command = format!(
-        "ulimit -n 48; exec {} serve --memory --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0",
+        "ulimit -n 48; exec {} serve --memory --listen 127.0.0.1:0 --peer-listen none --admin-listen 127.0.0.1:0",
         env!("CARGO_BIN_EXE_quantadb")
     );
     let spawned = Command::new("sh").args(["-c", &command]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();

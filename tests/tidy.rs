@@ -45,6 +45,7 @@ const FLOORS: &[Floor] = &[
     floor("log", 10),
     Floor { only: Some(&["types", "encoding", "storage"]), waits: false, ..floor("txn", 20) },
     Floor { only: Some(&["types", "encoding", "env", "wire"]), ..floor("client", 20) },
+    Floor { only: Some(&["types", "encoding", "env", "wire"]), ..floor("peer", 20) },
     Floor { logs: true, ..floor("consensus", 30) },
     Floor { logs: true, ..floor("node", 40) },
     floor("catalog", 50),

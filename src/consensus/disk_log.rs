@@ -119,7 +119,7 @@ async fn done(hand_over: impl FnOnce(log::Done)) -> io::Result<()> {
     }
 }
 
-fn encode(entry: RaftEntry) -> LogEntry {
+pub(super) fn encode(entry: RaftEntry) -> LogEntry {
     let id = ours(&entry.log_id);
     let (kind, payload) = match entry.payload {
         Payload::Blank => (KIND_BLANK, Bytes::new()),
@@ -133,7 +133,7 @@ fn encode(entry: RaftEntry) -> LogEntry {
     LogEntry { id, kind, payload }
 }
 
-fn decode(entry: LogEntry) -> io::Result<RaftEntry> {
+pub(super) fn decode(entry: LogEntry) -> io::Result<RaftEntry> {
     let damaged = |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("log entry {}: {what}", entry.id));
     let payload = match entry.kind {
         KIND_BLANK if entry.payload.is_empty() => Payload::Blank,

@@ -3,17 +3,23 @@
 //! It is also where the group ends: told to stop, it lets openraft and then the log finish.
 
 use super::{
-    Confirm, Failed, Fate, Leadership, Member, Observe, Respond, StateMachine, Stopped, Storage,
+    Addresses, Change, ChangeError, Confirm, Failed, Fate, Leader, Leadership, Member, MemberStatus, Observe, Progress,
+    Respond, StateMachine, Status, Stopped, Storage,
     adapter::Adapter,
+    changes::Changes,
+    contacts::Contacts,
     disk_log::DiskLog,
     membership::{decode_stored, is_alone},
-    peers::NoPeers,
-    store::{LogStore, Reads},
+    peers::Peers,
+    serve::{Inbound, Server},
+    store::{Kept, LogStore, Reads},
     types::{self, Command, Owed, Peer, Raft, Reply},
 };
 use crate::{
-    env::{Env, Task},
+    env::{BoxFuture, Env, Task},
     log::Writing,
+    peer::{Connection, PeerError},
+    txn,
     types::{LogId, NodeId, Term},
 };
 use bytes::Bytes;
@@ -21,14 +27,28 @@ use openraft::{
     Config, ReadPolicy, ServerState, SnapshotPolicy, async_runtime::WatchReceiver, errors::ClientWriteError,
     raft::ClientWriteResult, type_config::alias::WatchReceiverOf,
 };
+use parking_lot::Mutex;
 use slog::{Logger, debug, error};
-use std::{collections::BTreeMap, sync::Arc};
-use tokio::sync::{mpsc, oneshot};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// How many messages the driver takes from its queue at once.
 const TAKE_MAX: usize = 64;
+/// Rounds of reads under way at once: a read waits for one that begins after it, at most a round and a bit.
+const ROUNDS_MAX: usize = 4;
+/// How long a round may take; one without a majority takes for ever.
+const ROUND_MAX: Duration = Duration::from_secs(2);
+/// How often a group with peers looks after itself.
+const TICK: Duration = Duration::from_millis(500);
 
-type OpenRaft<M> = openraft::Raft<Raft, Adapter<M>>;
+pub(super) type OpenRaft<M> = openraft::Raft<Raft, Adapter<M>>;
 
 /// What the driver hears.
 pub(super) enum Message {
@@ -43,6 +63,12 @@ pub(super) enum Message {
     /// This node applied the first entry of a term that it leads, or led.
     TermBegun(Term),
     MembershipApplied,
+    /// A round of reads has ended.
+    Rounded,
+    Change(Change, oneshot::Sender<Result<(), ChangeError>>),
+    /// Something that this node did by itself has ended.
+    KeptUp,
+    Status(oneshot::Sender<Status>),
     Failed(Failed),
     Stop(oneshot::Sender<()>),
     #[cfg(feature = "testing")]
@@ -70,11 +96,60 @@ impl Queue {
 pub struct Group {
     queue: Queue,
     reads: Arc<Reads>,
+    shown: Arc<Shown>,
+}
+
+/// What the driver shows to whoever holds a handle.
+#[derive(Default)]
+pub(super) struct Shown {
+    leader: Mutex<Option<Leader>>,
+    is_leader: AtomicBool,
+    leader_changed: Notify,
+    inbound: OnceLock<Arc<dyn Inbound>>,
 }
 
 impl Group {
     pub(super) fn new(queue: Queue, reads: Arc<Reads>) -> Group {
-        Group { queue, reads }
+        Group { queue, reads, shown: Arc::default() }
+    }
+
+    /// Who leads, as far as this node knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<Leader> {
+        self.shown.leader.lock().clone()
+    }
+
+    /// Completes with every change of what [`Group::leader`] says. Only one may wait at a time.
+    pub async fn leader_changed(&self) {
+        self.shown.leader_changed.notified().await;
+    }
+
+    /// Whether this node leads, as far as it knows, be its state complete or not.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.shown.is_leader.load(Ordering::Acquire)
+    }
+
+    /// Serves a member's connection for consensus, until it ends.
+    pub async fn serve(&self, connection: Connection) -> Result<(), PeerError> {
+        match self.shown.inbound.get() {
+            Some(inbound) => inbound.serve(connection).await,
+            None => Err(PeerError::Protocol("this node is not ready".into())),
+        }
+    }
+
+    /// Changes the membership, or who leads. Completes when that is committed; only the leader can.
+    pub async fn change(&self, change: Change) -> Result<(), ChangeError> {
+        let (sender, changed) = oneshot::channel();
+        self.queue.send(Message::Change(change, sender));
+        changed.await.unwrap_or_else(|_| Err(ChangeError::Failed("the group has stopped".into())))
+    }
+
+    /// What this node knows of the group; nothing once it has stopped.
+    pub async fn status(&self) -> Status {
+        let (sender, status) = oneshot::channel();
+        self.queue.send(Message::Status(sender));
+        status.await.unwrap_or_default()
     }
 
     /// Prepares a group, and the future that drives it: whoever awaits it gives the group its thread. `observe` hears of
@@ -96,10 +171,16 @@ impl Group {
                 (LogStore::on_disk(DiskLog::new(log, queue.clone()), Arc::clone(&reads)), Some(writing))
             }
         };
+        let group = Group::new(queue.clone(), Arc::clone(&reads));
         let start = Start {
             env: env.clone(),
             log: log.clone(),
             node: member.node,
+            peers: Peers { dialer: member.dialer, contacts: Arc::default() },
+            addresses: member.addresses,
+            founds: member.founds,
+            log_keep_bytes: member.log_keep_bytes,
+            shown: Arc::clone(&group.shown),
             store,
             writing,
             machine,
@@ -108,7 +189,7 @@ impl Group {
             reads: Arc::clone(&reads),
             queue: queue.clone(),
         };
-        (Group::new(queue, reads), start.run(messages))
+        (group, start.run(messages))
     }
 
     /// Hands over an entry. `respond` is called exactly once, unless the group has stopped: then it is dropped.
@@ -151,6 +232,11 @@ struct Start<M> {
     env: Env,
     log: Logger,
     node: NodeId,
+    peers: Peers,
+    addresses: Addresses,
+    founds: bool,
+    log_keep_bytes: u64,
+    shown: Arc<Shown>,
     store: LogStore,
     writing: Option<Writing>,
     machine: M,
@@ -164,12 +250,15 @@ fn config(node: NodeId) -> Config {
     Config {
         cluster_name: format!("quantadb node {}", node.0),
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 0,
+        // The driver says what may go.
+        max_in_snapshot_log_to_keep: u64::MAX,
         enable_pre_vote: Some(true),
         heartbeat_interval: 100,
         election_timeout_min: 500,
         election_timeout_max: 1_000,
         quorum_loss_probe_interval: Some(2_500),
+        backoff: "20ms 40ms 80ms ...500ms".into(),
+        max_payload_entries: 64,
         // A restarted leader must not resume its term: what it had replicated before its own sync may be lost here.
         enable_leader_restore: Some(false),
         ..Config::default()
@@ -208,22 +297,38 @@ impl<M: StateMachine> Start<M> {
     }
 
     async fn open(self) -> Result<(OpenRaft<M>, Driver<M>), (Failed, Stopped)> {
-        let Start { env, log, node, store, machine, observe, stopped, reads, queue, .. } = self;
-        let adapter = Adapter::new(machine.clone(), node, queue);
+        let Start { env, log, node, peers, store, machine, observe, stopped, reads, queue, shown, .. } = self;
+        let (has_peers, contacts) = (peers.dialer.is_some(), Arc::clone(&peers.contacts));
+        let adapter = Adapter::new(machine.clone(), node, queue.clone());
+        let kept = store.kept();
         let begin = async {
             let config = config(node).validate().map_err(|error| Failed(error.to_string()))?;
-            let raft = OpenRaft::<M>::new(node.0, Arc::new(config), NoPeers, store, adapter).await;
+            let raft = OpenRaft::<M>::new(node.0, Arc::new(config), peers, store, adapter).await;
             let raft = raft.map_err(|fatal| Failed(fatal.to_string()))?;
-            begin(&raft, node).await?;
+            begin(&raft, node, self.founds.then_some(self.addresses)).await?;
             Ok(raft)
         };
         match begin.await {
             Ok(raft) => {
                 let leads = raft.server_metrics();
+                let inbound = Server { raft: raft.clone(), machine: machine.clone() };
+                // Nobody else sets it.
+                let _ = shown.inbound.set(Arc::new(inbound));
+                let changes = Changes { env: env.clone(), node, raft: raft.clone(), contacts: Arc::clone(&contacts) };
                 let driver = Driver {
                     env,
                     log,
                     node,
+                    has_peers,
+                    contacts,
+                    changes,
+                    changing: false,
+                    queue,
+                    rounds: 0,
+                    waiting: Vec::new(),
+                    shown,
+                    kept,
+                    log_keep_bytes: self.log_keep_bytes,
                     machine,
                     observe,
                     stopped,
@@ -232,6 +337,7 @@ impl<M: StateMachine> Start<M> {
                     begun: None,
                     told: None,
                     covered: None,
+                    purged: None,
                     look: true,
                     left: Vec::new(),
                 };
@@ -253,11 +359,13 @@ async fn log_ends(writing: &mut Option<Task>) -> Failed {
     }
 }
 
-/// Forms a group of one if there is none, and else stands for election at once where nobody else can.
-async fn begin<M: StateMachine>(raft: &OpenRaft<M>, node: NodeId) -> Result<(), Failed> {
+/// Forms a group of one if there is none and it is to be formed, and else stands for election at once where nobody else can.
+async fn begin<M: StateMachine>(raft: &OpenRaft<M>, node: NodeId, founds: Option<Addresses>) -> Result<(), Failed> {
     let failed = |error: &dyn ToString| Failed(error.to_string());
     if !raft.is_initialized().await.map_err(|fatal| failed(&fatal))? {
-        return raft.initialize(BTreeMap::from([(node.0, Peer::default())])).await.map_err(|error| failed(&error));
+        let Some(Addresses { peer, client }) = founds else { return Ok(()) };
+        let peer = Peer { address: peer, client_address: client };
+        return raft.initialize(BTreeMap::from([(node.0, peer)])).await.map_err(|error| failed(&error));
     }
     let alone =
         raft.with_raft_state(move |state| is_alone(state.membership_state.effective().membership(), node)).await;
@@ -267,10 +375,23 @@ async fn begin<M: StateMachine>(raft: &OpenRaft<M>, node: NodeId) -> Result<(), 
     Ok(())
 }
 
-struct Driver<M> {
+struct Driver<M: StateMachine> {
     env: Env,
     log: Logger,
     node: NodeId,
+    has_peers: bool,
+    contacts: Arc<Contacts>,
+    changes: Changes<M>,
+    /// Whether a change is being made, by command or by itself: one at a time.
+    changing: bool,
+    queue: Queue,
+    /// Rounds of reads under way.
+    rounds: usize,
+    /// Reads that wait for one that has not been begun.
+    waiting: Vec<Confirm>,
+    shown: Arc<Shown>,
+    kept: Kept,
+    log_keep_bytes: u64,
     machine: M,
     observe: Observe,
     stopped: Stopped,
@@ -282,6 +403,8 @@ struct Driver<M> {
     told: Option<(Term, bool)>,
     /// Up to where openraft was told that the log may go.
     covered: Option<LogId>,
+    /// Up to where it was told to let it go.
+    purged: Option<u64>,
     /// Whether something has changed that leadership depends on.
     look: bool,
     /// What had been taken from the queue behind a failure: whoever waits there hears nothing before that is told.
@@ -294,6 +417,7 @@ type Ended = Result<Option<oneshot::Sender<()>>, Failed>;
 impl<M: StateMachine> Driver<M> {
     async fn run(&mut self, raft: &OpenRaft<M>, messages: &mut mpsc::UnboundedReceiver<Message>) -> Ended {
         let mut taken = Vec::with_capacity(TAKE_MAX);
+        let mut tick = self.next_tick();
         loop {
             if std::mem::take(&mut self.look) {
                 self.observe_leadership();
@@ -305,11 +429,19 @@ impl<M: StateMachine> Driver<M> {
                     Ok(()) => self.look = true,
                     Err(_) => return Err(fatal(raft).await),
                 },
+                () = &mut tick => {
+                    tick = self.next_tick();
+                    self.keep_up();
+                    self.purge(raft).await?;
+                }
             }
             let mut taken = taken.drain(..);
             while let Some(message) = taken.next() {
                 let done = match message {
-                    Message::Stop(stop) => return Ok(Some(stop)),
+                    Message::Stop(stop) => {
+                        self.hand_over().await;
+                        return Ok(Some(stop));
+                    }
                     Message::Failed(failed) => Err(failed),
                     message => self.message(raft, message).await,
                 };
@@ -338,16 +470,27 @@ impl<M: StateMachine> Driver<M> {
                     return Ok(());
                 }
                 self.covered = stored;
-                // openraft purges what a snapshot covers; building one only asks the store how far it is.
+                // openraft purges only what a snapshot covers; building one only asks the store how far it is.
                 if raft.trigger().snapshot().await.is_err() {
                     return Err(fatal(raft).await);
                 }
+                self.purge(raft).await?;
             }
             Message::TermBegun(term) => {
                 self.begun = self.begun.max(Some(term));
                 self.look = true;
             }
             Message::MembershipApplied => self.look = true,
+            Message::Rounded => {
+                self.rounds -= 1;
+                self.begin_round(raft);
+            }
+            Message::Change(change, changed) => self.change(change, changed),
+            Message::KeptUp => self.changing = false,
+            Message::Status(sender) => {
+                // Whoever asked may have gone.
+                let _ = sender.send(self.status());
+            }
             Message::Stop(_) | Message::Failed(_) => {}
             #[cfg(feature = "testing")]
             Message::Wake => {}
@@ -359,19 +502,153 @@ impl<M: StateMachine> Driver<M> {
         if self.reads.local() {
             return confirm(true);
         }
-        let raft = raft.clone();
-        // It ends by itself: by an answer, or when openraft does.
+        self.waiting.push(confirm);
+        self.begin_round(raft);
+    }
+
+    /// Begins a round for all reads that wait: one that was begun is joined by nobody.
+    fn begin_round(&mut self, raft: &OpenRaft<M>) {
+        if self.waiting.is_empty() || self.rounds >= ROUNDS_MAX {
+            return;
+        }
+        self.rounds += 1;
+        let (raft, queue, waiting) = (raft.clone(), self.queue.clone(), std::mem::take(&mut self.waiting));
+        let until = self.env.now() + ROUND_MAX;
+        let env = self.env.clone();
+        // It ends by itself: by an answer, by its time, or when openraft does.
         self.env
             .spawn("read round", async move {
-                confirm(raft.ensure_linearizable(ReadPolicy::ReadIndex).await.is_ok());
+                let round = env.until(until, raft.ensure_linearizable(ReadPolicy::ReadIndex)).await;
+                let confirmed = round.is_some_and(|round| round.is_ok());
+                waiting.into_iter().for_each(|confirm| confirm(confirmed));
+                queue.send(Message::Rounded);
             })
             .detach();
+    }
+
+    fn next_tick(&self) -> BoxFuture<()> {
+        match self.has_peers {
+            true => self.env.sleep(TICK),
+            false => Box::pin(std::future::pending()),
+        }
+    }
+
+    fn change(&mut self, change: Change, changed: oneshot::Sender<Result<(), ChangeError>>) {
+        let changes = self.changes.clone();
+        // openraft takes one change at a time and says so.
+        self.env
+            .spawn("membership", async move {
+                // Whoever asked may have gone.
+                let _ = changed.send(changes.carry_out(change).await);
+            })
+            .detach();
+    }
+
+    fn keep_up(&mut self) {
+        if std::mem::replace(&mut self.changing, true) {
+            return;
+        }
+        let (changes, queue) = (self.changes.clone(), self.queue.clone());
+        self.env
+            .spawn("membership", async move {
+                changes.keep_up().await;
+                queue.send(Message::KeptUp);
+            })
+            .detach();
+    }
+
+    /// Leaves the office to another before this node goes, so that nobody has to wait for an election.
+    async fn hand_over(&mut self) {
+        let leads = self.leads.borrow_watched().state == ServerState::Leader;
+        if leads && self.has_peers {
+            let _ = self.changes.transfer(None).await;
+        }
+    }
+
+    /// Lets the log go up to where it is stored, but for what members may still need.
+    async fn purge(&mut self, raft: &OpenRaft<M>) -> Result<(), Failed> {
+        let Some(stored) = self.covered else { return Ok(()) };
+        let position = self.machine.applied();
+        let members = decode_stored(&position.membership).map(|stored| stored.membership().nodes().count());
+        let alone = members.is_ok_and(|members| members == 1);
+        let needed = if alone { u64::MAX } else { self.needed_by_others() };
+        let target = stored.index.min(needed.max(self.kept.first_within(self.log_keep_bytes)));
+        if self.purged.is_some_and(|purged| target <= purged) {
+            return Ok(());
+        }
+        self.purged = Some(target);
+        if raft.trigger().purge_log(target).await.is_err() {
+            return Err(fatal(raft).await);
+        }
+        Ok(())
+    }
+
+    /// Up to where every other member holds the log; 0 if this node does not know.
+    fn needed_by_others(&self) -> u64 {
+        let matched = self.changes.matched();
+        let others = matched.iter().filter(|(node, _)| **node != self.node.0);
+        others.map(|(_, matched)| matched.unwrap_or(0)).min().unwrap_or(0)
+    }
+
+    fn status(&self) -> Status {
+        let metrics = self.leads.borrow_watched().clone();
+        let leads = metrics.state == ServerState::Leader;
+        let (matched, position) = (self.changes.matched(), self.machine.applied());
+        let last = self.kept.last().unwrap_or(0);
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        let now = self.env.now();
+        let own = Progress {
+            matched: Some(last),
+            lag: 0,
+            heard: Some(Duration::ZERO),
+            version: position.version,
+            chain: position.chain,
+            level: txn::LEVEL,
+        };
+        let progress_of = |node: u64| {
+            let contact = self.contacts.of(NodeId(node));
+            let matched = matched.get(&node).copied().flatten();
+            Progress {
+                matched,
+                lag: last.saturating_sub(matched.unwrap_or(0)),
+                heard: contact.heard.map(|heard| now - heard),
+                version: contact.report.map(|report| report.version).unwrap_or_default(),
+                chain: contact.report.map(|report| report.chain).unwrap_or_default(),
+                level: contact.level,
+            }
+        };
+        let members = membership.nodes().map(|(node, peer)| MemberStatus {
+            node: NodeId(*node),
+            voter: voters.contains(node),
+            addresses: Addresses { peer: peer.address.clone(), client: peer.client_address.clone() },
+            progress: match *node == self.node.0 {
+                true => Some(own),
+                false => leads.then(|| progress_of(*node)),
+            },
+        });
+        Status {
+            leader: metrics.current_leader.map(NodeId),
+            term: Term(metrics.vote.leader_id.term),
+            members: members.collect(),
+        }
     }
 
     /// Says who leads when that has changed.
     fn observe_leadership(&mut self) {
         let (term, leads) = {
             let metrics = self.leads.borrow_and_update();
+            let membership = metrics.membership_config.membership();
+            let leader = metrics.current_leader.and_then(|node| {
+                let peer = membership.get_node(&node)?;
+                let addresses = Addresses { peer: peer.address.clone(), client: peer.client_address.clone() };
+                Some(Leader { node: NodeId(node), addresses })
+            });
+            self.shown.is_leader.store(metrics.state == ServerState::Leader, Ordering::Release);
+            let changed = std::mem::replace(&mut *self.shown.leader.lock(), leader.clone()) != leader;
+            if changed {
+                self.shown.leader_changed.notify_one();
+            }
             (Term(metrics.vote.leader_id.term), metrics.state == ServerState::Leader)
         };
         let ready = leads && self.begun == Some(term);

@@ -21,6 +21,8 @@
 //! bad day, on command.
 
 mod adapter;
+mod changes;
+mod contacts;
 mod disk_log;
 mod driver;
 mod membership;
@@ -28,6 +30,7 @@ mod memory_log;
 mod peers;
 #[cfg(feature = "testing")]
 mod sequencer;
+mod serve;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -39,11 +42,12 @@ pub use sequencer::Faults;
 
 use crate::{
     log,
+    peer::Dialer,
     txn::EntryResult,
     types::{LogId, NodeId, Term, Version},
 };
 use bytes::Bytes;
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// What consensus calls: applies entries in order. A handle: clones speak of the same state.
 ///
@@ -72,6 +76,8 @@ pub struct Position {
     pub log_id: Option<LogId>,
     /// The version after it.
     pub version: Version,
+    /// The chain hash after it.
+    pub chain: u64,
     /// The membership as of it; empty before the first.
     pub membership: Bytes,
 }
@@ -131,6 +137,113 @@ pub struct Member {
     pub node: NodeId,
     /// Its log.
     pub storage: Storage,
+    /// How it reaches others; `None` for a group of one that never grows.
+    pub dialer: Option<Dialer>,
+    /// Where others reach it.
+    pub addresses: Addresses,
+    /// Whether it forms a group of one where its log is empty; else it waits for a leader that has taken it in.
+    pub founds: bool,
+    /// Bytes of entries that are kept for members who lag, though they are stored.
+    pub log_keep_bytes: u64,
+}
+
+/// Where a member is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Its listener for peers.
+    pub peer: String,
+    /// Its listener for clients.
+    pub client: String,
+}
+
+/// Who leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leader {
+    /// The node.
+    pub node: NodeId,
+    /// Where it is.
+    pub addresses: Addresses,
+}
+
+/// A change of membership, or of who leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A node joins as a learner, or a member has moved.
+    Add {
+        /// The node.
+        node: NodeId,
+        /// Where it is.
+        addresses: Addresses,
+    },
+    /// A learner votes from now on.
+    Promote(NodeId),
+    /// A member goes.
+    Remove(NodeId),
+    /// A member leads from now on; `None` for whoever is best.
+    Transfer(Option<NodeId>),
+}
+
+/// Why a change was not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// This node does not lead.
+    #[error("this node does not lead")]
+    NotLeader,
+    /// No member has this id.
+    #[error("no such member")]
+    UnknownNode,
+    /// Too few of the voters there would be are heard.
+    #[error("{needed} voters must be heard after the change, {heard} would be")]
+    QuorumAtRisk {
+        /// How many are needed.
+        needed: u64,
+        /// How many are heard.
+        heard: u64,
+    },
+    /// It was begun, and may or may not be made.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What is known of the group, by this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Who leads, if that is known.
+    pub leader: Option<NodeId>,
+    /// The term.
+    pub term: Term,
+    /// The members, by id.
+    pub members: Vec<MemberStatus>,
+}
+
+/// What is known of a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// The node.
+    pub node: NodeId,
+    /// Whether it votes; else it learns.
+    pub voter: bool,
+    /// Where it is.
+    pub addresses: Addresses,
+    /// What the leader, or the node itself, knows of its progress.
+    pub progress: Option<Progress>,
+}
+
+/// How far a member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// It holds the log up to this entry.
+    pub matched: Option<u64>,
+    /// So many entries are missing.
+    pub lag: u64,
+    /// So long ago it was heard; `None` if never.
+    pub heard: Option<Duration>,
+    /// It has applied this version, when it was heard.
+    pub version: Version,
+    /// The chain hash after the last entry that it has applied.
+    pub chain: u64,
+    /// The greatest state-machine level that it knows; 0 if it has not said.
+    pub level: u16,
 }
 
 impl fmt::Display for Leadership {

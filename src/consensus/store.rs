@@ -16,6 +16,7 @@ use openraft::{
 };
 use parking_lot::Mutex;
 use std::{
+    collections::VecDeque,
     fmt::Debug,
     io,
     ops::{Bound, RangeBounds},
@@ -108,35 +109,103 @@ pub(super) struct LogStore {
     reads: Arc<Reads>,
 }
 
+/// Where the entries are, for whoever asks how many bytes they have.
 #[derive(Clone)]
-enum Kept {
+pub(super) struct Kept {
+    entries: Entries,
+    /// Where the log stood each time so many bytes more had been appended: the first entry after it, and the bytes before.
+    marks: Arc<Mutex<Marks>>,
+}
+
+/// Bytes between two marks.
+const MARK_EVERY_BYTES: u64 = 1024 * 1024;
+
+#[derive(Debug, Default)]
+struct Marks {
+    appended: u64,
+    marked: VecDeque<(u64, u64)>,
+}
+
+#[derive(Clone)]
+enum Entries {
     Memory(Arc<Mutex<MemoryLog>>),
     Disk(DiskLog),
 }
 
+impl Kept {
+    fn new(entries: Entries) -> Kept {
+        Kept { entries, marks: Arc::default() }
+    }
+
+    /// The index of the last entry.
+    pub(super) fn last(&self) -> Option<u64> {
+        match &self.entries {
+            Entries::Memory(log) => log.lock().last(),
+            Entries::Disk(log) => log.last(),
+        }
+        .map(|log_id| log_id.index)
+    }
+
+    /// Entries up to this index are more than `bytes` before the end of what was appended since the start; 0 if none is.
+    pub(super) fn first_within(&self, bytes: u64) -> u64 {
+        let mut marks = self.marks.lock();
+        let appended = marks.appended;
+        let mut first = 0;
+        while let Some((index, before)) = marks.marked.front().copied() {
+            if appended - before <= bytes {
+                break;
+            }
+            first = index;
+            match marks.marked.get(1) {
+                Some((_, next)) if appended - next > bytes => drop(marks.marked.pop_front()),
+                _ => break,
+            }
+        }
+        first
+    }
+
+    fn note(&self, entries: &[RaftEntry]) {
+        let mut marks = self.marks.lock();
+        for entry in entries {
+            if let Payload::Normal(command) = &entry.payload {
+                marks.appended += command.0.len() as u64;
+            }
+            let last = marks.marked.back().map_or(0, |(_, before)| *before);
+            if marks.appended - last >= MARK_EVERY_BYTES {
+                let mark = (entry.log_id.index, marks.appended);
+                marks.marked.push_back(mark);
+            }
+        }
+    }
+}
+
 impl LogStore {
     pub(super) fn in_memory(reads: Arc<Reads>) -> LogStore {
-        LogStore { log: Kept::Memory(Arc::default()), reads }
+        LogStore { log: Kept::new(Entries::Memory(Arc::default())), reads }
     }
 
     pub(super) fn on_disk(log: DiskLog, reads: Arc<Reads>) -> LogStore {
         if let Some(vote) = log.vote() {
             reads.saw_vote(vote);
         }
-        LogStore { log: Kept::Disk(log), reads }
+        LogStore { log: Kept::new(Entries::Disk(log)), reads }
+    }
+
+    pub(super) fn kept(&self) -> Kept {
+        self.log.clone()
     }
 
     /// Waits until everything handed over is done.
     pub(super) async fn close(&self) {
-        if let Kept::Disk(log) = &self.log {
+        if let Entries::Disk(log) = &self.log.entries {
             log.close().await;
         }
     }
 
     fn read(&self, first: u64, end: u64, bytes_max: usize) -> io::Result<Vec<RaftEntry>> {
-        match &self.log {
-            Kept::Memory(log) => Ok(log.lock().read(first, end)),
-            Kept::Disk(log) => log.read(first, end, bytes_max),
+        match &self.log.entries {
+            Entries::Memory(log) => Ok(log.lock().read(first, end)),
+            Entries::Disk(log) => log.read(first, end, bytes_max),
         }
     }
 }
@@ -164,9 +233,9 @@ impl RaftLogReader<Raft> for LogStore {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<RaftVote>> {
-        Ok(match &self.log {
-            Kept::Memory(log) => log.lock().vote(),
-            Kept::Disk(log) => log.vote(),
+        Ok(match &self.log.entries {
+            Entries::Memory(log) => log.lock().vote(),
+            Entries::Disk(log) => log.vote(),
         })
     }
 }
@@ -175,12 +244,12 @@ impl RaftLogStorage<Raft> for LogStore {
     type LogReader = LogStore;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<Raft>> {
-        let (last_purged_log_id, last_log_id) = match &self.log {
-            Kept::Memory(log) => {
+        let (last_purged_log_id, last_log_id) = match &self.log.entries {
+            Entries::Memory(log) => {
                 let log = log.lock();
                 (log.purged(), log.last())
             }
-            Kept::Disk(log) => (log.purged(), log.last()),
+            Entries::Disk(log) => (log.purged(), log.last()),
         };
         Ok(LogState { last_purged_log_id, last_log_id })
     }
@@ -191,9 +260,9 @@ impl RaftLogStorage<Raft> for LogStore {
 
     async fn save_vote(&mut self, vote: &RaftVote) -> io::Result<()> {
         self.reads.saw_vote(*vote);
-        match &self.log {
-            Kept::Memory(log) => log.lock().save_vote(*vote),
-            Kept::Disk(log) => log.save_vote(*vote).await?,
+        match &self.log.entries {
+            Entries::Memory(log) => log.lock().save_vote(*vote),
+            Entries::Disk(log) => log.save_vote(*vote).await?,
         }
         Ok(())
     }
@@ -205,28 +274,29 @@ impl RaftLogStorage<Raft> for LogStore {
     {
         let entries: Vec<RaftEntry> = entries.into_iter().collect();
         self.reads.saw_entries(entries.iter());
-        match &self.log {
-            Kept::Memory(log) => {
+        self.log.note(&entries);
+        match &self.log.entries {
+            Entries::Memory(log) => {
                 log.lock().append(entries);
                 callback.io_completed(Ok(()));
             }
-            Kept::Disk(log) => log.append(entries, callback),
+            Entries::Disk(log) => log.append(entries, callback),
         }
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<RaftLogId>) -> io::Result<()> {
-        match &self.log {
-            Kept::Memory(log) => log.lock().truncate_after(last),
-            Kept::Disk(log) => log.truncate_after(last).await?,
+        match &self.log.entries {
+            Entries::Memory(log) => log.lock().truncate_after(last),
+            Entries::Disk(log) => log.truncate_after(last).await?,
         }
         Ok(())
     }
 
     async fn purge(&mut self, up_to: RaftLogId) -> io::Result<()> {
-        match &self.log {
-            Kept::Memory(log) => log.lock().purge(up_to),
-            Kept::Disk(log) => log.purge(up_to).await?,
+        match &self.log.entries {
+            Entries::Memory(log) => log.lock().purge(up_to),
+            Entries::Disk(log) => log.purge(up_to).await?,
         }
         Ok(())
     }

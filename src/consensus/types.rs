@@ -4,6 +4,7 @@ use super::Fate;
 use crate::{
     txn::EntryResult,
     types::{LogId, NodeId, Term},
+    wire::peer::PeerVote,
 };
 use bytes::Bytes;
 use openraft::{
@@ -118,4 +119,13 @@ pub(super) fn theirs(log_id: LogId) -> RaftLogId {
 
 pub(super) fn leader(term: Term, node: NodeId) -> Leader {
     Leader { term: term.0, node_id: node.0 }
+}
+
+pub(super) fn peer_vote(vote: &RaftVote) -> PeerVote {
+    let Leader { term, node_id } = vote.leader_id;
+    PeerVote { term: Term(term), node: NodeId(node_id), committed: vote.committed }
+}
+
+pub(super) fn of_peer_vote(vote: &PeerVote) -> RaftVote {
+    RaftVote { leader_id: leader(vote.term, vote.node), committed: vote.committed }
 }

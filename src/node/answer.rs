@@ -4,6 +4,7 @@ use crate::{
     encoding::{ReadError, Reader, Writer},
     txn,
     types::{Version, limits},
+    wire::WireError,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -78,6 +79,8 @@ pub enum Refusal {
     },
     /// A layer refused it.
     Rejected(Rejection),
+    /// What the node that leads answered, in its own words.
+    Relayed(Box<WireError>),
 }
 
 /// A layer's refusal, in the layer's own code. Kept in the record of a marked retry, so it has one encoding.
@@ -104,6 +107,8 @@ pub enum Body {
     Payload(Bytes),
     /// What became of an attempt; `None` when its record has expired.
     Outcome(Option<txn::Record>),
+    /// The whole payload that the node that leads answered, its version included.
+    Relayed(Bytes),
 }
 
 /// An answer.

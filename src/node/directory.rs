@@ -134,6 +134,11 @@ impl Directory {
         Ok(directory)
     }
 
+    /// Whose the directory is; `None` if there is none yet, or it is empty.
+    pub fn identity_of(env: &Env, path: &Path) -> Result<Option<Identity>, DirectoryError> {
+        read_format(env, path)
+    }
+
     /// Makes a directory that must not be there, or be empty.
     pub fn create(env: &Env, path: &Path, identity: Identity) -> Result<Directory, DirectoryError> {
         let directory = Directory::open(env, path, identity)?;

@@ -9,6 +9,7 @@ use crate::{
 };
 use bytes::Bytes;
 use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// How many bounded steps of trimming an entry pays for. More than one, so that trimming keeps pace with writing.
 const TRIM_STEPS_PER_ENTRY: usize = 4;
@@ -17,6 +18,8 @@ const TRIM_STEPS_PER_ENTRY: usize = 4;
 pub(super) struct Machine {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) history: Arc<History>,
+    /// Told with everything that is applied.
+    pub(super) moved: Arc<Notify>,
 }
 
 pub(super) fn failed(error: &storage::Error) -> Failed {
@@ -26,10 +29,10 @@ pub(super) fn failed(error: &storage::Error) -> Failed {
 /// Marker and membership of one moment, while others may be moving them.
 fn position(marker: impl Fn() -> Applied, membership: impl Fn() -> Bytes) -> Position {
     loop {
-        let Applied { log_id, version, .. } = marker();
+        let Applied { log_id, version, chain, .. } = marker();
         let membership = membership();
         if marker().log_id == log_id {
-            return Position { log_id, version, membership };
+            return Position { log_id, version, chain, membership };
         }
     }
 }
@@ -42,6 +45,7 @@ impl StateMachine for Machine {
                 break;
             }
         }
+        self.moved.notify_waiters();
         Ok(result)
     }
 

@@ -12,11 +12,13 @@ mod committer;
 mod decide;
 mod directory;
 mod expiry;
+mod forward;
 mod history;
 mod in_flight;
 mod machine;
 mod metrics;
 mod options;
+mod reader;
 mod recovery;
 mod request;
 mod view;
@@ -25,24 +27,29 @@ pub use admission::Admission;
 pub use answer::{Body, Completion, Mailbox, Refusal, Rejection, Reply, answered_rejection};
 pub use check::{Checked, check};
 pub use directory::{Directory, DirectoryError};
+pub use forward::Forwarded;
 pub use history::HistoryOptions;
 pub use metrics::Metrics;
-pub use options::{AdmissionOptions, CommitterOptions, NodeOptions};
+pub use options::{AdmissionOptions, CommitterOptions, LOG_KEEP_BYTES_DEFAULT, NodeOptions};
 pub use recovery::{Recovered, RecoveryError, StorageOptions, recover};
 pub use request::{Batch, Evaluation, EvaluationError, Item, Keyed, Work};
 pub use view::{EVALUATION_ROWS_MAX, Overgrown, View, Visit};
 
 use crate::{
-    consensus::{Failed, Group, Member, Storage},
+    consensus::{Addresses, Change, ChangeError, Failed, Group, Leader, Member, Status, Storage},
     env::{Env, Moment, Task},
     log::{self, Log},
+    peer::{Connection, Dialer, Local, PeerError},
     storage::{Engine, Snapshot},
+    txn,
     types::{ClusterId, NodeId, Version},
 };
 use committer::{Committer, Input};
+use forward::Forwarder;
 use history::History;
 use machine::Machine;
 use parking_lot::Mutex;
+use reader::{Freshness, Reader, keep_fresh};
 use request::Admitted;
 use slog::{Logger, error, info, o};
 use std::{
@@ -52,21 +59,21 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 #[cfg(feature = "testing")]
 use crate::consensus::Faults;
 
-/// How long a waiting reader sleeps between looks at the applied version.
-const APPLIED_POLL: Duration = Duration::from_millis(1);
 /// Groups of more bytes are written on another thread where the log's is shared: some 64 small commits. Measured with 50
 /// connections: at one request each, 25 commits a group, all inline was 14 % faster than all aside; at 16 each, 400 commits
 /// a group, aside was 12 to 22 % faster.
 const ASIDE_ABOVE_BYTES: u64 = 16 << 10;
 /// How long the storing thread rests when there is nothing to do.
 const MAINTAIN_EVERY: Duration = Duration::from_millis(20);
-/// The longest such sleep: a version that is far away, or never comes, is looked for less and less often.
-const APPLIED_POLL_MAX: Duration = Duration::from_millis(50);
+/// How often a waiting reader looks at the applied version even if nobody tells it.
+const APPLIED_POLL: Duration = Duration::from_millis(50);
+/// How often a node with peers makes sure, by itself, how fresh its state is.
+const FRESHEN_EVERY: Duration = Duration::from_millis(1_000);
 
 /// Why a read cannot be answered now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +98,15 @@ pub struct Identity {
     pub node: NodeId,
 }
 
+/// How a replica takes part in a cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// Where others reach it; without an address for peers it stays alone.
+    pub addresses: Addresses,
+    /// Whether it is to be taken in by a cluster that is there, instead of forming one.
+    pub joins: bool,
+}
+
 /// One replica.
 pub struct Node {
     env: Env,
@@ -101,6 +117,12 @@ pub struct Node {
     /// The log on disk, for its figures; `None` if the log is in memory.
     disk_log: Option<Log>,
     group: Group,
+    /// The way to whoever leads; `None` for a node without peers.
+    forwarder: Option<Arc<Forwarder>>,
+    /// Told with everything that is applied.
+    moved: Arc<Notify>,
+    /// The state was as fresh as this when that was last made sure.
+    fresh: Arc<Freshness>,
     inbox: mpsc::UnboundedSender<Input>,
     admission: Arc<Admission>,
     metrics: Arc<Metrics>,
@@ -122,6 +144,19 @@ impl Node {
         storage: Storage,
         options: NodeOptions,
     ) -> Node {
+        Node::start_member(env, log, identity, engine, storage, Place::default(), options)
+    }
+
+    /// Starts a replica that others may join, or that joins others.
+    pub fn start_member(
+        env: &Env,
+        log: &Logger,
+        identity: Identity,
+        engine: Arc<dyn Engine>,
+        storage: Storage,
+        place: Place,
+        options: NodeOptions,
+    ) -> Node {
         let (storage, disk_log) = match storage {
             Storage::Disk(log, writing) => {
                 let writing = if options.shares_thread { writing.aside(env, ASIDE_ABOVE_BYTES) } else { writing };
@@ -130,11 +165,36 @@ impl Node {
             Storage::Memory => (Storage::Memory, None),
         };
         let parts = Parts::new(env, log, &engine, options);
-        let member = Member { node: identity.node, storage };
+        let local = Local { cluster: identity.cluster, node: identity.node, level: txn::LEVEL };
+        let dialer = (!place.addresses.peer.is_empty()).then(|| Dialer::new(env, local));
+        let log_keep_bytes =
+            if options.log_keep_bytes == 0 { LOG_KEEP_BYTES_DEFAULT } else { options.log_keep_bytes };
+        let member = Member {
+            node: identity.node,
+            storage,
+            dialer: dialer.clone(),
+            addresses: place.addresses,
+            founds: !place.joins,
+            log_keep_bytes,
+        };
         let log_of_group = log.new(o!("part" => "consensus"));
         let (group, drive) = Group::start(env, &log_of_group, member, parts.machine, parts.observe, parts.stopped);
         let mut node = Node::assemble(env, log, identity, engine, options, parts.rest, group, drive);
         node.disk_log = disk_log;
+        if let Some(dialer) = dialer {
+            let (group, engine, admission) = (node.group.clone(), Arc::clone(&node.engine), Arc::clone(&node.admission));
+            let forwarder = Forwarder::new(dialer, group, engine, admission);
+            let reader = Reader {
+                env: env.clone(),
+                engine: Arc::clone(&node.engine),
+                group: node.group.clone(),
+                forwarder: Some(Arc::clone(&forwarder)),
+                moved: Arc::clone(&node.moved),
+                fresh: Arc::clone(&node.fresh),
+            };
+            node.forwarder = Some(forwarder);
+            node.tasks.get_mut().push(env.spawn("freshness", keep_fresh(reader)));
+        }
         if node.disk_log.is_some() {
             let keep = keep_storing(env.clone(), Arc::clone(&node.engine), node.group.clone());
             let storing = env.spawn_on_thread("storage", keep);
@@ -204,6 +264,9 @@ impl Node {
             engine,
             disk_log: None,
             group,
+            forwarder: None,
+            moved: rest.moved,
+            fresh: Arc::default(),
             inbox: rest.inbox,
             admission: Arc::new(Admission::new(options.admission.requests_max, options.admission.bytes_max)),
             metrics,
@@ -233,34 +296,83 @@ impl Node {
         self.group.local_reads()
     }
 
+    /// Whether this node decides what is written: it leads, as far as it knows.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.metrics.leading.load(Ordering::Relaxed)
+    }
+
+    /// Who leads, as far as this node knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<Leader> {
+        self.group.leader()
+    }
+
+    /// Completes with every change of who leads; see [`Node::leader`].
+    pub async fn leader_changed(&self) {
+        self.group.leader_changed().await;
+    }
+
+    /// Whether what this node may not decide can be sent to whoever may.
+    #[must_use]
+    pub fn forwards(&self) -> bool {
+        self.forwarder.is_some() && !self.leads()
+    }
+
+    /// Sends a request to whoever leads; its answer comes to the mailbox. Gives it back when too much is under way.
+    pub fn forward(&self, forwarded: Forwarded) -> Result<(), Forwarded> {
+        match &self.forwarder {
+            Some(forwarder) => forwarder.forward(forwarded),
+            None => Err(forwarded),
+        }
+    }
+
+    /// Serves a member's connection for consensus, until it ends.
+    pub async fn serve_peer(&self, connection: Connection) -> Result<(), PeerError> {
+        self.group.serve(connection).await
+    }
+
+    /// Changes the membership, or who leads.
+    pub async fn change(&self, change: Change) -> Result<(), ChangeError> {
+        self.group.change(change).await
+    }
+
+    /// What this node knows of its group.
+    pub async fn status(&self) -> Status {
+        self.group.status().await
+    }
+
     /// Completes once a read of the visible version is linearizable: everything committed before this call is applied.
     pub async fn confirm_read(&self, deadline: Moment) -> Result<Version, ReadRefusal> {
-        if !self.reads_locally() {
-            let (sender, confirmed) = oneshot::channel();
-            self.group.confirm_read(Box::new(move |ok| {
-                let _ = sender.send(ok);
-            }));
-            match self.env.until(deadline, confirmed).await {
-                None => return Err(ReadRefusal::Expired),
-                Some(Ok(true)) => {}
-                Some(Ok(false)) => return Err(ReadRefusal::NotLeader),
-                Some(Err(_)) => return Err(ReadRefusal::Stopped),
-            }
+        if self.reads_locally() {
+            return Ok(self.engine.visible());
         }
-        Ok(self.engine.visible())
+        self.reader().confirm(deadline).await
+    }
+
+    /// How old the state may be that a read sees here: everything acknowledged before so long ago is in it.
+    #[must_use]
+    pub fn staleness(&self) -> Duration {
+        if self.reads_locally() {
+            return Duration::ZERO;
+        }
+        self.env.now() - self.fresh.as_of()
     }
 
     /// Completes once `version` is applied here.
     pub async fn wait_applied(&self, version: Version, deadline: Moment) -> Result<(), ReadRefusal> {
-        let begun = self.env.now();
-        while self.engine.visible() < version {
-            let now = self.env.now();
-            if now >= deadline {
-                return Err(ReadRefusal::Expired);
-            }
-            self.env.sleep(((now - begun) / 8).clamp(APPLIED_POLL, APPLIED_POLL_MAX)).await;
+        self.reader().wait_applied(version, deadline).await
+    }
+
+    fn reader(&self) -> Reader {
+        Reader {
+            env: self.env.clone(),
+            engine: Arc::clone(&self.engine),
+            group: self.group.clone(),
+            forwarder: self.forwarder.clone(),
+            moved: Arc::clone(&self.moved),
+            fresh: Arc::clone(&self.fresh),
         }
-        Ok(())
     }
 
     /// The engine, for reads.
@@ -360,6 +472,7 @@ struct Rest {
     inbox: mpsc::UnboundedSender<Input>,
     messages: mpsc::UnboundedReceiver<Input>,
     history: Arc<History>,
+    moved: Arc<Notify>,
     failure: watch::Receiver<Option<Failed>>,
 }
 
@@ -369,7 +482,9 @@ impl Parts {
         let (failure_sender, failure) = watch::channel(None);
         let history = Arc::new(History::new(options.history));
         history.sample(env.now(), engine.visible());
-        let machine = Machine { engine: Arc::clone(engine), history: Arc::clone(&history) };
+        let moved = Arc::new(Notify::new());
+        let machine =
+            Machine { engine: Arc::clone(engine), history: Arc::clone(&history), moved: Arc::clone(&moved) };
         let (to_committer, observer_log) = (inbox.clone(), log.clone());
         let observe = Box::new(move |leadership: crate::consensus::Leadership| {
             info!(observer_log, "leadership"; "term" => leadership.term.0, "leading" => leadership.ready);
@@ -381,7 +496,7 @@ impl Parts {
             let _ = failure_sender.send(Some(failed.clone()));
             let _ = to_committer.send(Input::Failed(failed));
         });
-        Parts { machine, observe, stopped, rest: Rest { inbox, messages, history, failure } }
+        Parts { machine, observe, stopped, rest: Rest { inbox, messages, history, moved, failure } }
     }
 }
 

@@ -16,7 +16,12 @@ pub struct NodeOptions {
     /// The committer and the group share the runtime of the caller, which then is blocked while the log syncs, instead of
     /// having a thread of their own. Best where that runtime is one thread: no commit wakes another.
     pub shares_thread: bool,
+    /// Bytes of log that are kept for members who lag, beyond what this node needs itself; 0 for the default.
+    pub log_keep_bytes: u64,
 }
+
+/// Bytes of log that are kept for members who lag. One who is further behind gets a snapshot.
+pub const LOG_KEEP_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
 
 /// Bounds of what the committer builds and hands over.
 #[derive(Clone, Copy, Debug)]

@@ -32,6 +32,7 @@ pub(super) fn of_refusal(refusal: Refusal, keyed: bool, retried: bool) -> WireEr
             | Refusal::ResultDropped { .. }
             | Refusal::TooLong { .. }
             | Refusal::Rejected(_)
+            | Refusal::Relayed(_)
     );
     let error = of_first(refusal, keyed);
     if retried && !settled { unsettled(error) } else { error }
@@ -79,6 +80,7 @@ fn of_first(refusal: Refusal, keyed: bool) -> WireError {
             WireError::new(ErrorCode::RESULT_TOO_LARGE).with_outcome(outcome).with_message(message)
         }
         Refusal::Rejected(rejection) => of_rejection(rejection),
+        Refusal::Relayed(error) => *error,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The client listener: accepts connections, admits them, runs a session for each, and drains them at shutdown.
+//! The listeners: accept connections, admit them, run a session for each client, pass peers on, and drain at shutdown.
 //!
 //! The caller owns the listener and says when to stop, so a test binds port 0 and needs no signals.
 
@@ -6,10 +6,12 @@ mod errors;
 mod evaluate;
 mod metrics;
 mod options;
+mod peers;
 mod session;
 
 pub use metrics::Metrics;
 pub use options::Options;
+pub use peers::{JoinError, join};
 
 use crate::{
     env::{Env, Listener, Socket, Task, accept},
@@ -82,6 +84,10 @@ impl Server {
                 biased;
                 () = &mut shutdown => break,
                 Some(id) = ended.recv() => self.reap(&mut sessions, id),
+                () = self.shared.node.leader_changed() => for running in sessions.values() {
+                    running.control.leader_changed.store(true, Ordering::Release);
+                    running.control.mailbox.nudge();
+                },
                 accepted = accept(&listener) => match accepted {
                     Ok((stream, peer)) => {
                         let log = self.log.new(o!("peer" => peer));
@@ -97,6 +103,11 @@ impl Server {
         }
         drop(listener);
         self.drain(sessions, &mut ended).await;
+    }
+
+    /// Serves peers until the future is dropped.
+    pub fn run_peers(&self, listener: impl Listener) -> impl Future<Output = ()> + Send + 'static {
+        peers::run(Arc::clone(&self.shared), listener, self.log.new(o!("part" => "peers")))
     }
 
     /// Runs a session over anything that reads and writes: a socket, or a pipe in a test. Completes when it ends.

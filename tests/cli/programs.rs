@@ -97,7 +97,7 @@ impl Server {
         let mut command = Command::new(QUANTADB);
         command.args(["serve", "--listen", "127.0.0.1:0"]).args(words);
         if !words.contains(&"--admin-listen") {
-            command.args(["--admin-listen", "127.0.0.1:0"]);
+            command.args(["--peer-listen", "none", "--admin-listen", "127.0.0.1:0"]);
         }
         Server::from(command.current_dir(directory.path()), directory)
     }

@@ -38,7 +38,7 @@ fn wrong_arguments_are_exit_code_two() {
 
 #[test]
 fn an_open_address_needs_insecure() {
-    let open = ["serve", "--memory", "--listen", "0.0.0.0:0", "--admin-listen", "none"];
+    let open = ["serve", "--memory", "--listen", "0.0.0.0:0", "--peer-listen", "none", "--admin-listen", "none"];
     quantadb(&open).fails(2, &["`listen`", "no TLS and no authentication", "--insecure"]);
     let mut command = Command::new(QUANTADB);
     let mut server = Server::from(command.args(open).arg("--insecure"), TemporaryDirectory::new("cli"));
@@ -85,16 +85,16 @@ fn a_bad_configuration_says_where_and_what_is_allowed() {
 fn an_address_that_is_taken_is_exit_code_three() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     let address = taken.local_addr().expect("it is bound").to_string();
-    let words = ["serve", "--memory", "--listen", &address, "--admin-listen", "none"];
+    let words = ["serve", "--memory", "--listen", &address, "--peer-listen", "none", "--admin-listen", "none"];
     quantadb(&words).fails(3, &["cannot start", &address, "in use", "ss -ltnp"]);
-    let words = ["serve", "--memory", "--listen", "127.0.0.1:0", "--admin-listen", &address];
-    quantadb(&words).fails(3, &["--admin-listen", &address]);
+    let words = ["serve", "--memory", "--listen", "127.0.0.1:0", "--peer-listen", "none", "--admin-listen", &address];
+    quantadb(&words).fails(3, &["--peer-listen", "none", "--admin-listen", &address]);
 }
 
 #[test]
 fn either_signal_ends_a_server_cleanly() {
     for signal in [Signal::INT, Signal::TERM] {
-        let mut server = Server::start(&["--admin-listen", "none"]);
+        let mut server = Server::start(&["--peer-listen", "none", "--admin-listen", "none"]);
         assert_eq!(server.admin, "none");
         server.ctl(&["put", "k", "v"]).code(0);
         server.signal(signal);
@@ -151,7 +151,7 @@ fn keys_and_values_stay_out_of_the_log() {
 
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {
-    let words = ["serve", "--memory", "--listen", "127.0.0.1:0", "--admin-listen", "none"];
+    let words = ["serve", "--memory", "--listen", "127.0.0.1:0", "--peer-listen", "none", "--admin-listen", "none"];
     let mut child = piped(Command::new(QUANTADB).args(words));
     drop(child.stderr.take());
     let mut line = String::new();

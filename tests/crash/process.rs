@@ -98,6 +98,8 @@ impl Launch {
             workers,
             "--listen",
             "127.0.0.1:0",
+            "--peer-listen",
+            "none",
             "--admin-listen",
             "none",
             "--log-level",

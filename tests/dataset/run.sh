@@ -25,7 +25,7 @@ printf '%d rows, %d bytes of JSON Lines; the first:\n' "$rows" "$(stat -c %s "$w
 head -1 "$work/rows.jsonl"
 ((rows >= 300000)) || { echo "too few rows"; exit 1; }
 
-coproc SERVER { exec "$bin/quantadb" serve --memory --listen 127.0.0.1:0 --admin-listen none 2> "$work/log"; }
+coproc SERVER { exec "$bin/quantadb" serve --memory --listen 127.0.0.1:0 --peer-listen none --admin-listen none 2> "$work/log"; }
 trap 'kill $server 2> /dev/null || true' EXIT
 server=$SERVER_PID
 read -r line <&"${SERVER[0]}"

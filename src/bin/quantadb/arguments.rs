@@ -1,6 +1,6 @@
 //! The command line, as argh reads it. Every flag of `serve` has a field in the configuration, and wins over it.
 
-use crate::configuration::{Address, AdminAddress, LogFormat, LogLevel};
+use crate::configuration::{Address, OptionalAddress, LogFormat, LogLevel};
 use argh::FromArgs;
 use std::path::PathBuf;
 
@@ -39,6 +39,7 @@ pub enum Command {
     name = "serve",
     example = "{command_name}\n\
                {command_name} --data-dir ./data\n\
+               {command_name} --data-dir ./second --listen 127.0.0.1:7430 --peer-listen 127.0.0.1:7431 --admin-listen none --join 127.0.0.1:7421\n\
                {command_name} --memory --listen 127.0.0.1:0 --admin-listen none --log-level debug",
     error_code(1, "the server failed while it ran"),
     error_code(2, "wrong arguments or configuration"),
@@ -53,9 +54,18 @@ pub struct Serve {
     #[argh(option, arg_name = "address")]
     pub listen: Option<Address>,
 
+    /// where the other nodes of the cluster connect: IP:PORT, or `none` for a node that stays alone (default 127.0.0.1:7421)
+    #[argh(option, arg_name = "address")]
+    pub peer_listen: Option<OptionalAddress>,
+
+    /// become a member of the cluster that any of these is of: addresses of peer listeners, HOST:PORT, several with commas;
+    /// a node that is a member already only needs them if all others have moved
+    #[argh(option, arg_name = "addresses")]
+    pub join: Option<String>,
+
     /// where /metrics, /livez and /readyz are served: IP:PORT, or `none` (default 127.0.0.1:7422)
     #[argh(option, arg_name = "address")]
-    pub admin_listen: Option<AdminAddress>,
+    pub admin_listen: Option<OptionalAddress>,
 
     /// keep data in memory only: it is gone when the server stops
     #[argh(switch)]

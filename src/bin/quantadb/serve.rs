@@ -12,12 +12,14 @@ use crate::{
     random_cluster,
 };
 use quantadb::{
-    consensus::Storage,
+    consensus::{Change, Storage},
     env::{Env, Task, TaskError},
-    node::{Directory, Identity, Node, Recovered, recover},
-    server::Server,
+    node::{Directory, Identity, Node, Place, Recovered, recover},
+    peer::Local,
+    server::{Server, join},
     storage::MemoryEngine,
-    types::{LogId, NodeId},
+    txn::LEVEL,
+    types::{ClusterId, LogId, NodeId},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use slog::{Logger, crit, info, o, warn};
@@ -42,6 +44,12 @@ const DESCRIPTORS_BESIDES: u64 = 256;
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// How often a starting server looks whether it leads.
 const LEADS_POLL: Duration = Duration::from_millis(1);
+/// How long a node that is not alone waits for a leader before it serves without one.
+const LEADER_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often a node that is elsewhere than others believe tells them.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
+/// Who forms a cluster; identities of others come from its log.
+const FOUNDER: NodeId = NodeId(1);
 /// How long threads of the runtime may take to end once nothing is left to answer.
 const RUNTIME_END_MAX: Duration = Duration::from_secs(1);
 
@@ -80,13 +88,17 @@ async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit,
         Some(address) => Some(bind("--admin-listen", address).await?),
         None => None,
     };
-    let addresses = Addresses::of(&listener, admin_listener.as_ref())?;
+    let peer_listener = match configuration.peer_listen.address() {
+        Some(address) => Some(bind("--peer-listen", address).await?),
+        None => None,
+    };
+    let addresses = Addresses::of(&listener, peer_listener.as_ref(), admin_listener.as_ref())?;
     if configuration.insecure {
         warn!(log, "serving without TLS and authentication, as --insecure allows"; "listen" => %addresses.clients);
     }
 
     let env = Env::real();
-    let Replica { node, last, data, _directory } = Replica::open(&env, configuration, log)?;
+    let Replica { node, last, data, _directory } = Replica::open(&env, configuration, log, &addresses).await?;
     // Until here a signal ends the process as it would any: nothing was accepted yet.
     let mut signals = Signals::new()?;
     let identity = node.identity();
@@ -105,8 +117,12 @@ async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit,
     let admin_listener = admin_listener.map_err(|error| format!("--admin-listen: {error}"))?;
     let admin = admin_listener.map(|listener| env.spawn_on_thread("admin", admin::serve(listener, Arc::clone(&pages))));
 
+    // Peers before clients: a node that is not alone needs others to be ready.
+    let _peers = peer_listener.map(|listener| env.spawn("peers", server.run_peers(listener)));
+    let telling = announce(Arc::clone(&node), env.clone(), log.clone(), addresses.of_member());
+    let _announcing = addresses.peers.map(|_| env.spawn("announce", telling));
     tokio::select! {
-        leads = lead(&env, log, &node, last) => leads?,
+        ready = ready(&env, log, &node, last) => ready?,
         name = signals.next() => {
             info!(log, "stopped before it was ready"; "signal" => name);
             node.stop().await;
@@ -121,7 +137,8 @@ async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit,
         };
         server.run(listener, told).await;
     });
-    info!(log, "ready"; "listen" => %addresses.clients, "admin_listen" => addresses.admin_text(),
+    info!(log, "ready"; "listen" => %addresses.clients, "peer_listen" => text(addresses.peers),
+        "admin_listen" => text(addresses.admin), "node" => identity.node.0,
         "workers" => configuration.workers.0, "cluster" => %identity.cluster, "data" => &data);
     addresses.announce(&data);
 
@@ -167,37 +184,111 @@ struct Replica {
 }
 
 impl Replica {
-    /// In memory or from its directory, as configured.
-    fn open(env: &Env, configuration: &Configuration, log: &Logger) -> Result<Replica, String> {
-        let new = Identity { cluster: random_cluster(env), node: NodeId(1) };
+    /// In memory or from its directory, as configured; as a member of the cluster that it is to join.
+    async fn open(
+        env: &Env,
+        configuration: &Configuration,
+        log: &Logger,
+        addresses: &Addresses,
+    ) -> Result<Replica, String> {
+        let new = Identity { cluster: random_cluster(env), node: FOUNDER };
         if configuration.memory {
-            // Nothing of a database in memory outlives its process, so each run is a cluster of its own.
+            // Nothing of a database in memory outlives its process, so each run is another cluster, or another node.
+            let identity = if configuration.join.is_empty() { new } else { taken_in(env, log, configuration, addresses).await? };
+            let place = addresses.place(identity);
             let engine = Arc::new(MemoryEngine::new(configuration.engine(env.random_u64())));
-            let node = Node::start(env, log, new, engine, Storage::Memory, configuration.node());
+            let node = Node::start_member(env, log, identity, engine, Storage::Memory, place, configuration.node());
             return Ok(Replica { node: Arc::new(node), last: None, data: "memory".into(), _directory: None });
         }
         let path = &configuration.data_dir;
-        let directory = Directory::open(env, path, new).map_err(|error| error.to_string())?;
+        let found = Directory::identity_of(env, path).map_err(|error| error.to_string())?;
+        let identity = match found {
+            Some(identity) => identity,
+            None if configuration.join.is_empty() => new,
+            None => taken_in(env, log, configuration, addresses).await?,
+        };
+        let directory = Directory::open(env, path, identity).map_err(|error| error.to_string())?;
         if directory.is_new() {
-            info!(log, "made a data directory"; "directory" => %path.display(), "cluster" => %directory.identity().cluster);
+            info!(log, "made a data directory"; "directory" => %path.display(), "cluster" => %identity.cluster,
+                "node" => identity.node.0);
         }
         let options = configuration.storage(env.random_u64());
         let Recovered { engine, storage, last } =
             recover(env, log, &directory, options).map_err(|error| error.to_string())?;
-        let identity = directory.identity();
-        let node = Node::start(env, log, identity, engine, storage, configuration.node());
+        let place = addresses.place(identity);
+        let node = Node::start_member(env, log, identity, engine, storage, place, configuration.node());
         let data = path.display().to_string();
         Ok(Replica { node: Arc::new(node), last, data, _directory: Some(directory) })
     }
 }
 
-/// Completes once the node leads its group, which a group of one does as soon as it has applied its log: what is announced
-/// as ready serves. Says now and then how far it is.
-async fn lead(env: &Env, log: &Logger, node: &Node, last: Option<LogId>) -> Result<(), String> {
+/// Asks the cluster for an identity.
+async fn taken_in(
+    env: &Env,
+    log: &Logger,
+    configuration: &Configuration,
+    addresses: &Addresses,
+) -> Result<Identity, String> {
+    info!(log, "joining"; "members" => configuration.join.join(","));
+    let nobody = Local { cluster: ClusterId::default(), node: NodeId(0), level: LEVEL };
+    let joined = join(env, log, &configuration.join, nobody, &addresses.of_member()).await;
+    let joined = joined.map_err(|error| format!("--join {error}"))?;
+    info!(log, "taken in"; "cluster" => %joined.cluster, "node" => joined.node.0);
+    Ok(Identity { cluster: joined.cluster, node: joined.node })
+}
+
+/// Tells the other members where this one is, if they believe something else. Ends once they know.
+async fn announce(node: Arc<Node>, env: Env, log: Logger, addresses: quantadb::consensus::Addresses) {
+    let identity = node.identity();
+    let local = Local { cluster: identity.cluster, node: identity.node, level: LEVEL };
+    loop {
+        let status = node.status().await;
+        let own = status.members.iter().find(|member| member.node == identity.node);
+        if own.is_some_and(|own| own.addresses == addresses) {
+            return;
+        }
+        let others: Vec<String> = status
+            .members
+            .iter()
+            .filter(|member| member.node != identity.node && !member.addresses.peer.is_empty())
+            .map(|member| member.addresses.peer.clone())
+            .collect();
+        let change = Change::Add { node: identity.node, addresses: addresses.clone() };
+        if own.is_some() && node.leads() {
+            // What fails now is tried again.
+            let _ = node.change(change).await;
+        } else if own.is_some() && !others.is_empty() {
+            let told = join(&env, &log, &others, local, &addresses);
+            let until = env.now() + ANNOUNCE_EVERY;
+            if let Some(Err(error)) = env.until(until, told).await {
+                warn!(log, "the other members do not know where this node is"; "reason" => %error);
+            }
+        }
+        env.sleep(ANNOUNCE_EVERY).await;
+    }
+}
+
+/// Completes once the node can serve. Alone it leads as soon as it has applied its log; among others it serves once it has
+/// heard a leader and is as fresh as that, or has waited for it long enough: then what needs a leader is refused until there
+/// is one. Says now and then how far it is.
+async fn ready(env: &Env, log: &Logger, node: &Node, last: Option<LogId>) -> Result<(), String> {
     let index = |log_id: Option<LogId>| log_id.map_or(0, |log_id| log_id.index);
-    let leads = async {
-        let mut told = env.now();
-        while !node.metrics().leading.load(Ordering::Acquire) {
+    let serves = async {
+        let begun = env.now();
+        let mut told = begun;
+        loop {
+            if node.metrics().leading.load(Ordering::Acquire) {
+                return;
+            }
+            let until = env.now() + PROGRESS_EVERY;
+            if node.leader().is_some() && node.confirm_read(until).await.is_ok() {
+                return;
+            }
+            let among_others = env.now() - begun >= LEADER_WAIT_MAX && node.status().await.members.len() > 1;
+            if among_others {
+                warn!(log, "no leader is heard yet; what needs one is refused until then");
+                return;
+            }
             env.sleep(LEADS_POLL).await;
             if env.now() - told >= PROGRESS_EVERY {
                 told = env.now();
@@ -208,7 +299,7 @@ async fn lead(env: &Env, log: &Logger, node: &Node, last: Option<LogId>) -> Resu
         }
     };
     tokio::select! {
-        () = leads => Ok(()),
+        () = serves => Ok(()),
         failed = node.failed() => Err(failed.to_string()),
     }
 }
@@ -244,25 +335,41 @@ impl Signals {
 /// Where this server is.
 struct Addresses {
     clients: SocketAddr,
+    peers: Option<SocketAddr>,
     admin: Option<SocketAddr>,
 }
 
+fn text(address: Option<SocketAddr>) -> String {
+    address.map_or_else(|| "none".into(), |address| address.to_string())
+}
+
 impl Addresses {
-    fn of(clients: &TcpListener, admin: Option<&TcpListener>) -> Result<Addresses, String> {
+    fn of(
+        clients: &TcpListener,
+        peers: Option<&TcpListener>,
+        admin: Option<&TcpListener>,
+    ) -> Result<Addresses, String> {
         let of =
             |listener: &TcpListener| listener.local_addr().map_err(|error| format!("an address is unknown: {error}"));
-        Ok(Addresses { clients: of(clients)?, admin: admin.map(of).transpose()? })
+        Ok(Addresses { clients: of(clients)?, peers: peers.map(of).transpose()?, admin: admin.map(of).transpose()? })
     }
 
-    fn admin_text(&self) -> String {
-        self.admin.map_or_else(|| "none".into(), |address| address.to_string())
+    /// As the other members are told.
+    fn of_member(&self) -> quantadb::consensus::Addresses {
+        let peer = self.peers.map(|address| address.to_string()).unwrap_or_default();
+        quantadb::consensus::Addresses { peer, client: self.clients.to_string() }
+    }
+
+    fn place(&self, identity: Identity) -> Place {
+        Place { addresses: self.of_member(), joins: identity.node != FOUNDER }
     }
 
     /// The one line on stdout. Whoever started the server may have closed it.
     fn announce(&self, data: &str) {
         let version = env!("CARGO_PKG_VERSION");
+        let (peers, admin) = (text(self.peers), text(self.admin));
         let line =
-            format!("quantadb {version} ready: listen={} admin={} data={data}\n", self.clients, self.admin_text());
+            format!("quantadb {version} ready: listen={} peers={peers} admin={admin} data={data}\n", self.clients);
         let mut stdout = io::stdout().lock();
         let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
     }

@@ -30,9 +30,25 @@ impl Session {
             Ok(reply) => self.put_reply(&outstanding, completion.request, &reply),
             Err(refusal) => {
                 let error = errors::of_refusal(refusal, outstanding.keyed, outstanding.retried);
+                let error = self.with_leader(error);
                 self.respond_error(outstanding.opcode.number(), completion.request, &error);
             }
         }
+    }
+
+    /// Says who leads, where that is what the error is about.
+    pub(super) fn with_leader(&self, mut error: WireError) -> WireError {
+        if error.code == ErrorCode::NOT_LEADER && error.leader.is_none() {
+            error.leader = self.other_leader().map(String::into_boxed_str);
+        }
+        error
+    }
+
+    /// Where clients find the node that leads, if it is another and known.
+    pub(super) fn other_leader(&self) -> Option<String> {
+        let leader = self.shared.node.leader()?;
+        let elsewhere = leader.node != self.shared.node.identity().node && !leader.addresses.client.is_empty();
+        elsewhere.then_some(leader.addresses.client)
     }
 
     fn forget(&mut self, request: u64) -> Option<Outstanding> {
@@ -84,6 +100,7 @@ fn encode(opcode: Opcode, reply: &Reply) -> Encoded {
         (Opcode::Atomic, Body::Empty | Body::Results(_)) => Encoded::Written(put_atomic),
         (Opcode::Commit, Body::Empty | Body::Results(_)) => Encoded::Written(put_commit),
         (Opcode::Outcome, Body::Outcome(_)) => Encoded::Written(put_outcome),
+        (_, Body::Relayed(_)) => Encoded::Written(put_relayed),
         (_, Body::Payload(payload)) if evaluate::answered(opcode, payload).is_some() => Encoded::Evaluated,
         _ => Encoded::Mismatch,
     }
@@ -101,6 +118,13 @@ fn put_atomic(out: &mut BytesMut, reply: &Reply) {
 fn put_commit(out: &mut BytesMut, reply: &Reply) {
     let list = list_of(results(reply));
     CommitReply { version: reply.version, results: list.as_list() }.encode(out);
+}
+
+/// The leader answered in the client's own protocol.
+fn put_relayed(out: &mut BytesMut, reply: &Reply) {
+    if let Body::Relayed(payload) = &reply.body {
+        out.extend_from_slice(payload);
+    }
 }
 
 fn put_evaluated(out: &mut BytesMut, opcode: Opcode, reply: &Reply) {

@@ -98,6 +98,7 @@ impl Session {
             announced.push(&wire::Limit { id, value });
         }
         let identity = self.shared.node.identity();
+        let leader = self.other_leader();
         let welcome = Welcome {
             version: PROTOCOL_VERSION_MAX.min(hello.version_max),
             cluster: identity.cluster,
@@ -107,7 +108,7 @@ impl Session {
             features: features.as_list(),
             mechanisms: wire::List::EMPTY,
             limits: announced.as_list(),
-            leader: None,
+            leader: leader.as_deref(),
         };
         let grease =
             if self.shared.options.grease { wire::Grease::from_random(self.shared.env.random_u64()) } else { None };

@@ -17,6 +17,7 @@ use std::{
     collections::HashSet,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 /// What a request waits for.
@@ -84,14 +85,22 @@ impl Session {
     pub(super) fn read_must_wait(&self, incoming: &Incoming<'_>) -> Option<Hold> {
         let node = Arc::clone(&self.shared.node);
         let wanted = incoming.tags.min_version.filter(|version| *version > node.engine().visible());
-        // A bound on staleness is kept by not being stale at all.
-        let as_it_is = incoming.tags.consistency == Some(Consistency::Local);
-        if (as_it_is || node.reads_locally()) && wanted.is_none() {
+        let as_it_is = match incoming.tags.consistency {
+            Some(Consistency::Local) => true,
+            Some(Consistency::BoundedStaleness { staleness_ms_max }) => {
+                node.staleness() <= Duration::from_millis(u64::from(staleness_ms_max))
+            }
+            Some(Consistency::Linearizable) | None => false,
+        };
+        let as_it_is = as_it_is || node.reads_locally();
+        if as_it_is && wanted.is_none() {
             return None;
         }
         let deadline = incoming.deadline;
         Some(Hold::Read(Box::pin(async move {
-            node.confirm_read(deadline).await?;
+            if !as_it_is {
+                node.confirm_read(deadline).await?;
+            }
             match wanted {
                 Some(version) => node.wait_applied(version, deadline).await,
                 None => Ok(()),
@@ -149,7 +158,8 @@ impl Session {
     fn begin_held(&mut self, mut held: Held, result: Result<bool, ReadRefusal>) -> bool {
         match result {
             Err(refusal) => {
-                self.drop_held(&held, &errors::of_read(refusal));
+                let error = self.with_leader(errors::of_read(refusal));
+                self.drop_held(&held, &error);
                 return false;
             }
             Ok(confirmed) => held.confirmed |= confirmed,

@@ -17,6 +17,7 @@
 //!   `outbound_bytes` nothing more is read, but for which CANCEL and CREDIT always get through.
 
 mod completions;
+mod forward;
 mod frames;
 mod held;
 mod reads;
@@ -28,6 +29,7 @@ use super::{Shared, metrics::add};
 use crate::{
     env::{BoxFuture, Moment, Socket},
     node::{Batch, Completion, Item, Mailbox},
+    peer::Connection,
     types::{KeyspaceId, Version, limits},
     wire::{self, ErrorCode, Goaway, Kind, Opcode, WireError},
 };
@@ -82,6 +84,8 @@ enum State {
 #[derive(Debug, Default)]
 pub(super) struct Control {
     pub(super) draining: AtomicBool,
+    /// Another leads than before, or nobody.
+    pub(super) leader_changed: AtomicBool,
     pub(super) mailbox: Arc<Mailbox>,
 }
 
@@ -92,6 +96,10 @@ pub(super) struct Session {
     control: Arc<Control>,
     log: Logger,
     id: u64,
+    /// Whether a node is at the other end, which forwards what its clients ask.
+    is_peer: bool,
+    /// Where clients find the leader, as it was told last.
+    told_leader: Option<String>,
     state: State,
     /// How long what is to be written still may take, once the connection ends.
     closing_until: Option<Moment>,
@@ -142,6 +150,8 @@ impl Session {
             control,
             log,
             id,
+            is_peer: false,
+            told_leader: None,
             state: State::Preface,
             closing_until: None,
             inbound: BytesMut::new(),
@@ -167,6 +177,15 @@ impl Session {
             completions: Vec::new(),
             shared,
         }
+    }
+
+    /// The session of a node that forwards requests, after the handshake between peers.
+    pub(super) fn of_peer(connection: Connection, shared: Arc<Shared>, control: Arc<Control>, log: Logger, id: u64) -> Session {
+        let (io, inbound) = connection.into_parts();
+        let mut session = Session { is_peer: true, state: State::Open, ..Session::new(io, shared, control, log, id) };
+        session.inbound = inbound;
+        session.process();
+        session
     }
 
     /// Runs until the connection ends.
@@ -392,7 +411,8 @@ impl Session {
         if handshaking && self.now - self.opened >= options.handshake_max {
             return self.go_away(ErrorCode::HANDSHAKE_TIMEOUT, "the handshake took too long");
         }
-        if self.state == State::Open && self.now - self.heard >= options.idle_max && self.is_quiet() {
+        let idle = self.now - self.heard >= options.idle_max && !self.is_peer;
+        if self.state == State::Open && idle && self.is_quiet() {
             return self.go_away(ErrorCode::IDLE_TIMEOUT, "nothing was heard for too long");
         }
         self.expire_requests();
@@ -406,6 +426,9 @@ impl Session {
     fn poll_control(&mut self) {
         if self.state == State::Closing || self.state == State::Draining {
             return;
+        }
+        if self.control.leader_changed.swap(false, Ordering::AcqRel) && self.state == State::Open && !self.is_peer {
+            self.tell_leader();
         }
         if self.control.draining.load(Ordering::Acquire) {
             if self.state == State::Open {

@@ -10,7 +10,7 @@ use crate::{
     types::{KeyspaceId, split_full_key},
     wire::{
         self, DecodeError, ErrorCode, Header, ListBuf, Opcode, Request, RequestBody, RequestTags, Retry, Role,
-        StatusReply, Tag, WireError,
+        StatusReply, Tag, WireError, peer::PeerOpcode,
     },
 };
 use bytes::BytesMut;
@@ -58,6 +58,9 @@ impl Session {
             self.fail_transaction_of(header.opcode, payload, &error);
             let error = of_attempt(error, header.opcode, payload);
             return self.respond_error(header.opcode, request, &error);
+        }
+        if self.is_peer && header.opcode == PeerOpcode::CommitWhole.number() {
+            return self.commit_whole(request, payload);
         }
         // The hot path: a read of one key without tags.
         if header.opcode == Opcode::Get.number() && !header.is_after() && self.plain_get(request, payload, at) {
@@ -154,6 +157,9 @@ impl Session {
             let error = if incoming.tags.retry_mark { errors::unsettled(error) } else { error };
             return self.respond_error(incoming.opcode.number(), incoming.request, &error);
         }
+        if self.shared.node.forwards() && self.belongs_to_leader(incoming, body) {
+            return self.forward(incoming);
+        }
         if let Err(error) = self.check_keyspaces(body) {
             if let Some(transaction) = incoming.tags.transaction {
                 self.transactions.fail(transaction, &error);
@@ -206,19 +212,25 @@ impl Session {
 
     /// Queues a request for the committer.
     pub(super) fn decide(&mut self, incoming: &Incoming<'_>, work: Work) {
+        self.await_answer(incoming);
         let keyed = incoming.tags.idempotency.map(|pair| Keyed { pair, retry: incoming.tags.retry_mark });
+        self.items.push(Item { request: incoming.request, deadline: incoming.deadline, keyed, work });
+    }
+
+    /// Notes that a request has been handed over, and what to tell where no answer comes.
+    pub(super) fn await_answer(&mut self, incoming: &Incoming<'_>) {
+        let keyed = incoming.tags.idempotency;
         let payload_bytes = u32::try_from(incoming.payload.len()).expect("a payload's length is a u32");
         let outstanding = Outstanding {
             opcode: incoming.opcode,
             deadline: incoming.deadline,
             payload_bytes,
             keyed: keyed.is_some(),
-            retried: keyed.is_some_and(|keyed| keyed.retry),
+            retried: keyed.is_some() && incoming.tags.retry_mark,
             writes: incoming.opcode != Opcode::Outcome,
         };
         self.outstanding.insert(incoming.request, outstanding);
         self.bytes_in_flight += payload_bytes as usize;
-        self.items.push(Item { request: incoming.request, deadline: incoming.deadline, keyed, work });
     }
 
     fn open_keyspace(&mut self, incoming: &Incoming<'_>, create: bool, name: &str) {

@@ -303,7 +303,10 @@ impl Session {
             // A failed transaction stays open for a rollback; a marked retry of one that is gone is judged by its pair.
             return match incoming.tags.idempotency {
                 Some(_) if error.code == ErrorCode::UNKNOWN_TRANSACTION && incoming.tags.retry_mark => {
-                    self.decide(incoming, Work::Recorded(gone()));
+                    match self.shared.node.forwards() && !self.is_peer {
+                        true => self.forward(incoming),
+                        false => self.decide(incoming, Work::Recorded(gone())),
+                    }
                 }
                 _ => self.respond_error(opcode.number(), request, &error),
             };
@@ -321,6 +324,7 @@ impl Session {
                     CommitReply { version: commit.read_version, results: List::EMPTY }.encode(out);
                 });
             }
+            Ok(commit) if self.shared.node.forwards() => self.forward_commit(incoming, &commit),
             Ok(commit) => self.decide(incoming, Work::Commit(Box::new(commit))),
         }
     }

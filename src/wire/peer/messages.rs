@@ -3,7 +3,11 @@
 use crate::{
     encoding::{Reader, Writer},
     types::{ClusterId, LogId, NodeId, Term, Version, limits},
-    wire::{error::DecodeError, tags::skip_tags},
+    wire::{
+        error::DecodeError,
+        registry::Opcode,
+        tags::{RequestTags, skip_tags},
+    },
 };
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -515,8 +519,21 @@ impl Joined {
 }
 
 impl<'a> CommitWhole<'a> {
-    /// Decodes the fields; what is left in the reader are the tags.
-    pub fn read(reader: &mut Reader<'a>) -> Result<CommitWhole<'a>, DecodeError> {
+    /// Decodes the payload: the fields, and the tags of a COMMIT.
+    pub fn decode(payload: &'a [u8]) -> Result<(CommitWhole<'a>, RequestTags<'a>), DecodeError> {
+        let mut reader = Reader::new(payload);
+        let commit = CommitWhole::read(&mut reader)?;
+        let tags = RequestTags::read(&mut reader, Opcode::Commit)?;
+        Ok((commit, tags))
+    }
+
+    /// Appends the payload.
+    pub fn encode(&self, tags: &RequestTags<'_>, out: &mut BytesMut) {
+        self.put(out);
+        tags.write(out, None);
+    }
+
+    fn read(reader: &mut Reader<'a>) -> Result<CommitWhole<'a>, DecodeError> {
         let read_version = Version(reader.u64()?);
         let (points, ranges) = (reader.bytes32()?, reader.bytes32()?);
         let (mutations, body) = (reader.u32()?, reader.bytes32()?);
@@ -532,8 +549,7 @@ impl<'a> CommitWhole<'a> {
         Ok(commit)
     }
 
-    /// Appends the fields; tags may follow.
-    pub fn put(&self, out: &mut BytesMut) {
+    fn put(&self, out: &mut BytesMut) {
         out.put_u64(self.read_version.0);
         out.put_bytes32(self.points);
         out.put_bytes32(self.ranges);

@@ -39,43 +39,43 @@ impl<'de> Deserialize<'de> for Address {
     }
 }
 
-/// Where the admin pages are served, if anywhere.
+/// Where something is served, if anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AdminAddress {
+pub enum OptionalAddress {
     Nowhere,
     At(Address),
 }
 
-impl AdminAddress {
+impl OptionalAddress {
     pub fn address(self) -> Option<Address> {
         match self {
-            AdminAddress::Nowhere => None,
-            AdminAddress::At(address) => Some(address),
+            OptionalAddress::Nowhere => None,
+            OptionalAddress::At(address) => Some(address),
         }
     }
 }
 
-impl FromStr for AdminAddress {
+impl FromStr for OptionalAddress {
     type Err = String;
-    fn from_str(text: &str) -> Result<AdminAddress, String> {
+    fn from_str(text: &str) -> Result<OptionalAddress, String> {
         match text {
-            "none" => Ok(AdminAddress::Nowhere),
-            _ => text.parse().map(AdminAddress::At).map_err(|wrong: String| format!("{wrong}, or none")),
+            "none" => Ok(OptionalAddress::Nowhere),
+            _ => text.parse().map(OptionalAddress::At).map_err(|wrong: String| format!("{wrong}, or none")),
         }
     }
 }
 
-impl Serialize for AdminAddress {
+impl Serialize for OptionalAddress {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            AdminAddress::Nowhere => serializer.serialize_str("none"),
-            AdminAddress::At(address) => address.serialize(serializer),
+            OptionalAddress::Nowhere => serializer.serialize_str("none"),
+            OptionalAddress::At(address) => address.serialize(serializer),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for AdminAddress {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<AdminAddress, D::Error> {
+impl<'de> Deserialize<'de> for OptionalAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<OptionalAddress, D::Error> {
         let text: Cow<'_, str> = Cow::deserialize(deserializer)?;
         text.parse().map_err(de::Error::custom)
     }

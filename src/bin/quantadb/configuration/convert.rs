@@ -36,6 +36,7 @@ impl Configuration {
     pub fn node(&self) -> node::NodeOptions {
         node::NodeOptions {
             shares_thread: self.one_thread(),
+            log_keep_bytes: self.storage.log_keep_bytes.0,
             committer: node::CommitterOptions {
                 entry_items_max: u32::try_from(self.committer.entry_items_max.0).unwrap_or(u32::MAX),
                 entry_bytes_max: self.committer.entry_bytes_max.size(),

@@ -6,6 +6,8 @@ use ron::ser::PrettyConfig;
 /// Fields and what they mean. `a.b` is field `b` of section `a`.
 const FIELDS: &[(&str, &str)] = &[
     ("listen", "clients connect here"),
+    ("peer_listen", "the other nodes of the cluster connect here; \"none\" for a node that stays alone"),
+    ("join", "peer addresses of members, HOST:PORT, of the cluster that this node becomes a member of"),
     ("admin_listen", "/metrics, /livez and /readyz over HTTP; \"none\" for nowhere"),
     ("insecure", "allow addresses that other machines can reach, without TLS and authentication"),
     ("memory", "keep data in memory only: everything is gone when it stops"),
@@ -26,6 +28,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("storage.slice_age_ms_max", "or when it is this old"),
     ("storage.reserve_bytes", "with fewer bytes free on the file system writes are refused with DISK_FULL"),
     ("storage.log_segment_bytes", "bytes of a file of the log"),
+    ("storage.log_keep_bytes", "bytes of log kept for members who lag; one who is further behind gets a snapshot"),
     ("storage.log_cache_bytes", "bytes of the log's newest entries that are kept in memory"),
     ("history.keep_ms", "how long a version stays readable after it was superseded"),
     ("history.bytes_max", "how many bytes that may cost"),

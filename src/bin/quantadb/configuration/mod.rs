@@ -10,7 +10,7 @@ mod describe;
 mod error;
 mod within;
 
-pub use address::{Address, AdminAddress};
+pub use address::{Address, OptionalAddress};
 pub use error::Error;
 pub use within::Within;
 
@@ -36,7 +36,9 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 #[serde(deny_unknown_fields, default)]
 pub struct Configuration {
     pub listen: Address,
-    pub admin_listen: AdminAddress,
+    pub peer_listen: OptionalAddress,
+    pub join: Vec<String>,
+    pub admin_listen: OptionalAddress,
     pub insecure: bool,
     pub memory: bool,
     pub data_dir: PathBuf,
@@ -59,7 +61,9 @@ impl Default for Configuration {
         let workers = thread::available_parallelism().map_or(1, |cores| cores.get() as u64 - 1);
         Configuration {
             listen: Address::loopback(7420),
-            admin_listen: AdminAddress::At(Address::loopback(7422)),
+            peer_listen: OptionalAddress::At(Address::loopback(7421)),
+            join: Vec::new(),
+            admin_listen: OptionalAddress::At(Address::loopback(7422)),
             insecure: false,
             memory: false,
             data_dir: PathBuf::from("./quantadb-data"),
@@ -145,6 +149,7 @@ pub struct Storage {
     pub slice_age_ms_max: Within<1_000, DAY_MS>,
     pub reserve_bytes: Within<0, { 1 << 50 }>,
     pub log_segment_bytes: Within<{ 64 * 1024 }, { 4 * GIB }>,
+    pub log_keep_bytes: Within<{ MIB }, { 1 << 50 }>,
     pub log_cache_bytes: Within<0, { 64 * GIB }>,
 }
 
@@ -157,6 +162,7 @@ impl Default for Storage {
             slice_age_ms_max: Within(ms(engine.slice_age_max)),
             reserve_bytes: Within(engine.reserve_bytes),
             log_segment_bytes: Within(64 * MIB),
+            log_keep_bytes: Within(quantadb::node::LOG_KEEP_BYTES_DEFAULT),
             log_cache_bytes: Within(64 * MIB),
         }
     }
@@ -317,6 +323,10 @@ impl Configuration {
             return Err(Error::MemoryOrDirectory);
         }
         put(&mut self.listen, flags.listen.as_ref());
+        put(&mut self.peer_listen, flags.peer_listen.as_ref());
+        if let Some(join) = &flags.join {
+            self.join = join.split(',').map(|address| address.trim().to_owned()).collect();
+        }
         put(&mut self.admin_listen, flags.admin_listen.as_ref());
         put(&mut self.data_dir, flags.data_dir.as_ref());
         put(&mut self.log_level, flags.log_level.as_ref());
@@ -346,7 +356,17 @@ impl Configuration {
                 ),
             );
         }
-        let listens = [("listen", Some(self.listen)), ("admin_listen", self.admin_listen.address())];
+        if !self.join.is_empty() && self.peer_listen.address().is_none() {
+            return whole("join", "needs a peer_listen: the other members must reach this node".into());
+        }
+        if let Some(wrong) = self.join.iter().find(|address| !address.contains(':')) {
+            return whole("join", format!("`{wrong}` is no address: allowed is HOST:PORT, such as 127.0.0.1:7421"));
+        }
+        let listens = [
+            ("listen", Some(self.listen)),
+            ("peer_listen", self.peer_listen.address()),
+            ("admin_listen", self.admin_listen.address()),
+        ];
         for (field, address) in listens {
             if let Some(address) = address
                 && !self.insecure

@@ -26,7 +26,7 @@ fn what_is_printed_is_read_back() {
     let mut configuration = Configuration::default();
     assert_eq!(parse(&configuration.to_ron()), Ok(configuration.clone()));
     configuration.listen = "[::1]:9".parse().unwrap();
-    configuration.admin_listen = AdminAddress::Nowhere;
+    configuration.admin_listen = OptionalAddress::Nowhere;
     configuration.memory = true;
     configuration.log_level = LogLevel::Trace;
     configuration.log_format = LogFormat::Json;
@@ -103,7 +103,7 @@ fn flags_win_over_the_file() {
         ["--config", file, "--log-level", "debug", "--workers", "2", "--log-format", "json", "--admin-listen", "none"];
     let over = serve(&words).unwrap();
     assert_eq!((over.log_level, over.workers, over.log_format), (LogLevel::Debug, Within(2), LogFormat::Json));
-    assert_eq!((over.admin_listen, over.listen), (AdminAddress::Nowhere, Address::loopback(1)));
+    assert_eq!((over.admin_listen, over.listen), (OptionalAddress::Nowhere, Address::loopback(1)));
     let on_disk = serve(&["--config", file, "--data-dir", "d"]).expect("the flag wins");
     assert!(!on_disk.memory && on_disk.data_dir == Path::new("d"));
     assert!(serve(&["--memory", "--workers", "0"]).expect_err("none").contains("--workers: 0 is out of bounds"));
