@@ -147,6 +147,14 @@ pub struct Member {
     pub log_keep_bytes: u64,
 }
 
+impl Member {
+    /// The one member of a group that never grows.
+    #[must_use]
+    pub fn alone(node: NodeId, storage: Storage) -> Member {
+        Member { node, storage, dialer: None, addresses: Addresses::default(), founds: true, log_keep_bytes: 0 }
+    }
+}
+
 /// Where a member is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {

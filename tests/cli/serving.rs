@@ -74,7 +74,7 @@ fn a_bad_configuration_says_where_and_what_is_allowed() {
             quantadb(&[command, "--config", text(&file)]).fails(2, parts);
         }
     };
-    said("(\n    memory: true,\n    colour: 1,\n)\n", &["bad.ron:3:", "no field `colour`", "`listen`, `admin_listen`"]);
+    said("(\n    memory: true,\n    colour: 1,\n)\n", &["bad.ron:3:", "no field `colour`", "`listen`, `peer_listen`"]);
     said("(\n    sessions: (scans_max: 0),\n)\n", &["bad.ron:2:", "`sessions.scans_max`", "allowed are 1 to 65536"]);
     said("(listen: \"[::]:1\")", &["bad.ron", "`listen`", "--insecure"]);
     said("memory: true", &["bad.ron:1:"]);

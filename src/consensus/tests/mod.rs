@@ -84,7 +84,7 @@ impl Rig {
             let _ = observer.send(leadership);
         });
         let stopped_box = Box::new(move |failed| drop(stop.send(failed)));
-        let member = Member { node: NODE, storage: Storage::Memory };
+        let member = Member::alone(NODE, Storage::Memory);
         let log = Logger::root(Discard, o!());
         let (group, drive) = Group::start(&Env::real(), &log, member, machine.clone(), observe, stopped_box);
         Rig { group, machine, leadership, stopped, task: tokio::spawn(drive) }

@@ -51,7 +51,7 @@ fn an_empty_file_of_fields_is_the_default() {
 fn an_unknown_field_is_refused_with_its_place_and_what_is_allowed() {
     let said = refused("(\n    memory: true,\n    colour: 1,\n)");
     assert!(said.starts_with("a.ron:3:"), "{said}");
-    assert!(said.contains("there is no field `colour`; allowed are `listen`, `admin_listen`"), "{said}");
+    assert!(said.contains("there is no field `colour`; allowed are `listen`, `peer_listen`"), "{said}");
     let said = refused("(history: (kept: 1))");
     assert!(said.contains("history") && said.contains("allowed are `keep_ms`, `bytes_max`"), "{said}");
 }
