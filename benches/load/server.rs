@@ -53,7 +53,17 @@ impl Server {
     /// Starts it, with these words besides.
     pub fn start(words: &[&str]) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quantadb"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--peer-listen", "none", "--admin-listen", "127.0.0.1:0", "--log-level", "error"]);
+        command.args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--peer-listen",
+            "none",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--log-level",
+            "error",
+        ]);
         let begun = Instant::now();
         let mut child = command.args(words).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();

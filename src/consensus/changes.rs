@@ -9,10 +9,7 @@ use super::{
     driver::OpenRaft,
     types::{Peer, RaftMembership},
 };
-use crate::{
-    env::Env,
-    types::NodeId,
-};
+use crate::{env::Env, types::NodeId};
 use openraft::{
     ChangeMembers, ServerState,
     async_runtime::WatchReceiver,
@@ -82,7 +79,7 @@ impl<M: StateMachine> Changes<M> {
         self.raft.server_metrics().borrow_watched().membership_config.membership().clone()
     }
 
-    fn is_heard(&self, node: u64) -> bool {
+    pub(super) fn is_heard(&self, node: u64) -> bool {
         let heard = self.contacts.of(NodeId(node)).heard;
         node == self.node.0 || heard.is_some_and(|heard| self.env.now() - heard <= HEARD_FOR)
     }
@@ -179,9 +176,9 @@ impl<M: StateMachine> Changes<M> {
     async fn change(&self, change: ChangeMembers<u64, Peer>) -> Result<(), ChangeError> {
         match self.raft.change_membership(change, false).await {
             Ok(_) => Ok(()),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_) | ClientWriteError::PreconditionFailed(_))) => {
-                Err(ChangeError::NotLeader)
-            }
+            Err(RaftError::APIError(
+                ClientWriteError::ForwardToLeader(_) | ClientWriteError::PreconditionFailed(_),
+            )) => Err(ChangeError::NotLeader),
             Err(error) => Err(ChangeError::Failed(error.to_string())),
         }
     }

@@ -28,12 +28,12 @@ use openraft::{
     raft::ClientWriteResult, type_config::alias::WatchReceiverOf,
 };
 use parking_lot::Mutex;
-use slog::{Logger, debug, error};
+use slog::{Logger, debug, error, info, warn};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -180,6 +180,8 @@ impl Group {
             addresses: member.addresses,
             founds: member.founds,
             log_keep_bytes: member.log_keep_bytes,
+            aside_above: member.aside_above,
+            aside_above_alone: member.aside_above_alone,
             shown: Arc::clone(&group.shown),
             store,
             writing,
@@ -236,6 +238,8 @@ struct Start<M> {
     addresses: Addresses,
     founds: bool,
     log_keep_bytes: u64,
+    aside_above: Arc<AtomicU64>,
+    aside_above_alone: u64,
     shown: Arc<Shown>,
     store: LogStore,
     writing: Option<Writing>,
@@ -329,6 +333,9 @@ impl<M: StateMachine> Start<M> {
                     shown,
                     kept,
                     log_keep_bytes: self.log_keep_bytes,
+                    aside_above: self.aside_above,
+                    aside_above_alone: self.aside_above_alone,
+                    unheard: BTreeSet::new(),
                     machine,
                     observe,
                     stopped,
@@ -392,6 +399,10 @@ struct Driver<M: StateMachine> {
     shown: Arc<Shown>,
     kept: Kept,
     log_keep_bytes: u64,
+    aside_above: Arc<AtomicU64>,
+    aside_above_alone: u64,
+    /// Members that the log was told of as not heard.
+    unheard: BTreeSet<u64>,
     machine: M,
     observe: Observe,
     stopped: Stopped,
@@ -432,6 +443,7 @@ impl<M: StateMachine> Driver<M> {
                 () = &mut tick => {
                     tick = self.next_tick();
                     self.keep_up();
+                    self.tell_unheard();
                     self.purge(raft).await?;
                 }
             }
@@ -557,6 +569,24 @@ impl<M: StateMachine> Driver<M> {
             .detach();
     }
 
+    /// Says in the log when a member is not heard any more, and when it is again.
+    fn tell_unheard(&mut self) {
+        let metrics = self.leads.borrow_watched().clone();
+        if metrics.state != ServerState::Leader {
+            return self.unheard.clear();
+        }
+        let membership = metrics.membership_config.membership();
+        for (node, peer) in membership.nodes().filter(|(node, _)| **node != self.node.0) {
+            let is_heard = self.changes.is_heard(*node);
+            if is_heard && self.unheard.remove(node) {
+                info!(self.log, "a member is heard again"; "node" => *node);
+            } else if !is_heard && self.unheard.insert(*node) {
+                warn!(self.log, "a member is not heard"; "node" => *node, "address" => &peer.address);
+            }
+        }
+        self.unheard.retain(|node| membership.get_node(node).is_some());
+    }
+
     /// Leaves the office to another before this node goes, so that nobody has to wait for an election.
     async fn hand_over(&mut self) {
         let leads = self.leads.borrow_watched().state == ServerState::Leader;
@@ -644,6 +674,8 @@ impl<M: StateMachine> Driver<M> {
                 let addresses = Addresses { peer: peer.address.clone(), client: peer.client_address.clone() };
                 Some(Leader { node: NodeId(node), addresses })
             });
+            let alone = membership.nodes().count() <= 1;
+            self.aside_above.store(if alone { self.aside_above_alone } else { 0 }, Ordering::Relaxed);
             self.shown.is_leader.store(metrics.state == ServerState::Leader, Ordering::Release);
             let changed = std::mem::replace(&mut *self.shown.leader.lock(), leader.clone()) != leader;
             if changed {

@@ -47,7 +47,11 @@ use crate::{
     types::{LogId, NodeId, Term, Version},
 };
 use bytes::Bytes;
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 /// What consensus calls: applies entries in order. A handle: clones speak of the same state.
 ///
@@ -87,8 +91,7 @@ pub enum Storage {
     /// In memory: gone with the process.
     Memory,
     /// On disk, as it was opened. The group's thread does the writing: alone in its group a node has nothing better to do while
-    /// it syncs, and what comes meanwhile goes into the next group; but see [`log::Writing::aside`]. *Seam*: with peers to hear, the log gets a thread of its
-    /// own.
+    /// it syncs, and what comes meanwhile goes into the next group; but see [`log::Writing::aside`].
     Disk(log::Log, log::Writing),
 }
 
@@ -145,13 +148,26 @@ pub struct Member {
     pub founds: bool,
     /// Bytes of entries that are kept for members who lag, though they are stored.
     pub log_keep_bytes: u64,
+    /// Which groups the log writes aside: set to nothing while there are other members, and to `aside_above_alone` else.
+    pub aside_above: Arc<AtomicU64>,
+    /// See there.
+    pub aside_above_alone: u64,
 }
 
 impl Member {
     /// The one member of a group that never grows.
     #[must_use]
     pub fn alone(node: NodeId, storage: Storage) -> Member {
-        Member { node, storage, dialer: None, addresses: Addresses::default(), founds: true, log_keep_bytes: 0 }
+        Member {
+            node,
+            storage,
+            dialer: None,
+            addresses: Addresses::default(),
+            founds: true,
+            log_keep_bytes: 0,
+            aside_above: Arc::default(),
+            aside_above_alone: 0,
+        }
     }
 }
 

@@ -4,7 +4,9 @@
 //! many being under way. Everything else on the connection is answered one by one.
 
 use super::{
-    StateMachine, adapter::Adapter, disk_log,
+    StateMachine,
+    adapter::Adapter,
+    disk_log,
     types::{Raft, of_peer_vote, ours, peer_vote, theirs},
 };
 use crate::{
@@ -13,9 +15,7 @@ use crate::{
     peer::{Connection, PeerError},
     wire::{
         DecodeError, ErrorCode, Frame, Kind, WireError,
-        peer::{
-            Append, AppendReply, AppendResult, PeerOpcode, PeerReport, Transfer, TransferReply, Vote, VoteReply,
-        },
+        peer::{Append, AppendReply, AppendResult, PeerOpcode, PeerReport, Transfer, TransferReply, Vote, VoteReply},
     },
 };
 use bytes::BytesMut;
@@ -50,8 +50,7 @@ pub(super) struct Server<M: StateMachine> {
 
 impl<M: StateMachine> Inbound for Server<M> {
     fn serve(&self, connection: Connection) -> BoxFuture<Result<(), PeerError>> {
-        let serving =
-            Serving { raft: self.raft.clone(), machine: self.machine.clone(), connection, appends: None };
+        let serving = Serving { raft: self.raft.clone(), machine: self.machine.clone(), connection, appends: None };
         Box::pin(serving.run())
     }
 }
@@ -232,9 +231,7 @@ impl<M: StateMachine> Serving<M> {
         let reply = match answered {
             Ok(()) => TransferReply::Accepted,
             Err(TransferLeaderError::VoteChanged { actual, .. }) => TransferReply::VoteChanged(peer_vote(&actual)),
-            Err(TransferLeaderError::LogNotFlushed { actual, .. }) => {
-                TransferReply::Behind(actual.as_ref().map(ours))
-            }
+            Err(TransferLeaderError::LogNotFlushed { actual, .. }) => TransferReply::Behind(actual.as_ref().map(ours)),
         };
         self.respond(frame, |out| reply.encode(out));
         Ok(Ok(()))

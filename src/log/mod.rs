@@ -108,7 +108,7 @@ use state::{Message, State};
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 use tokio::sync::{
     mpsc::{UnboundedReceiver, UnboundedSender},
@@ -208,11 +208,12 @@ pub struct Writing {
 
 impl Writing {
     /// Gives it a thread beside, for groups of more than so many bytes: while one of those is written and synced, whoever
-    /// shares the thread of this goes on.
+    /// shares the thread of this goes on. How many can be changed while it runs.
     ///
     /// A group that waits for nothing else is written faster where it is: the way to another thread and back costs about as
-    /// much as a third of a sync. A large one stands for many who have more to ask.
-    pub fn aside(mut self, env: &Env, above_bytes: u64) -> Writing {
+    /// much as a third of a sync. A large one stands for many who have more to ask, and beside other members there is
+    /// always something to do: they are sent what is being synced here.
+    pub fn aside(mut self, env: &Env, above_bytes: Arc<AtomicU64>) -> Writing {
         self.aside = Some(Aside::start(env, above_bytes));
         self
     }

@@ -125,7 +125,7 @@ struct Placing {
 /// A thread beside the writer's, for groups that are worth the way there and back.
 pub(super) struct Aside {
     /// A group of no more than so many bytes is written where the writer runs.
-    above_bytes: u64,
+    above_bytes: Arc<AtomicU64>,
     given: UnboundedSender<(Box<Writer>, Vec<Message>)>,
     taken: UnboundedReceiver<Written>,
     /// Ends with it.
@@ -136,7 +136,7 @@ pub(super) struct Aside {
 type Written = (Box<Writer>, Vec<Message>, Result<(), CallFailed>);
 
 impl Aside {
-    pub(super) fn start(env: &Env, above_bytes: u64) -> Aside {
+    pub(super) fn start(env: &Env, above_bytes: Arc<AtomicU64>) -> Aside {
         let (given, mut todo) = unbounded_channel::<(Box<Writer>, Vec<Message>)>();
         let (results, taken) = unbounded_channel();
         let thread = env.spawn_on_thread("log", async move {
@@ -173,7 +173,7 @@ impl Writer {
             let result = match failed {
                 Some(error) => Err(error),
                 None => {
-                    let written = match aside.as_mut().filter(|aside| bytes > aside.above_bytes) {
+                    let written = match aside.as_mut().filter(|aside| bytes > aside.above_bytes.load(Relaxed)) {
                         Some(aside) => {
                             let Some((writer, same, written)) = aside.group(self, messages).await else { return };
                             (self, messages) = (writer, same);

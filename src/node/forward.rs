@@ -13,8 +13,8 @@
 //! When another node leads, a new lane begins and the old one ends with its last answer.
 
 use super::{
-    answer::{Body, Completion, Mailbox, Refusal, Reply},
     admission::{Admission, Permit},
+    answer::{Body, Completion, Mailbox, Refusal, Reply},
 };
 use crate::{
     consensus::{Group, Leader},

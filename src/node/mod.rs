@@ -55,7 +55,7 @@ use slog::{Logger, error, info, o};
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -157,9 +157,12 @@ impl Node {
         place: Place,
         options: NodeOptions,
     ) -> Node {
+        let aside_above_alone = if options.shares_thread { ASIDE_ABOVE_BYTES } else { u64::MAX };
+        let aside_above = Arc::new(AtomicU64::new(aside_above_alone));
         let (storage, disk_log) = match storage {
             Storage::Disk(log, writing) => {
-                let writing = if options.shares_thread { writing.aside(env, ASIDE_ABOVE_BYTES) } else { writing };
+                let shared = options.shares_thread || !place.addresses.peer.is_empty();
+                let writing = if shared { writing.aside(env, Arc::clone(&aside_above)) } else { writing };
                 (Storage::Disk(log.clone(), writing), Some(log))
             }
             Storage::Memory => (Storage::Memory, None),
@@ -167,8 +170,7 @@ impl Node {
         let parts = Parts::new(env, log, &engine, options);
         let local = Local { cluster: identity.cluster, node: identity.node, level: txn::LEVEL };
         let dialer = (!place.addresses.peer.is_empty()).then(|| Dialer::new(env, local));
-        let log_keep_bytes =
-            if options.log_keep_bytes == 0 { LOG_KEEP_BYTES_DEFAULT } else { options.log_keep_bytes };
+        let log_keep_bytes = if options.log_keep_bytes == 0 { LOG_KEEP_BYTES_DEFAULT } else { options.log_keep_bytes };
         let member = Member {
             node: identity.node,
             storage,
@@ -176,13 +178,16 @@ impl Node {
             addresses: place.addresses,
             founds: !place.joins,
             log_keep_bytes,
+            aside_above,
+            aside_above_alone,
         };
         let log_of_group = log.new(o!("part" => "consensus"));
         let (group, drive) = Group::start(env, &log_of_group, member, parts.machine, parts.observe, parts.stopped);
         let mut node = Node::assemble(env, log, identity, engine, options, parts.rest, group, drive);
         node.disk_log = disk_log;
         if let Some(dialer) = dialer {
-            let (group, engine, admission) = (node.group.clone(), Arc::clone(&node.engine), Arc::clone(&node.admission));
+            let (group, engine, admission) =
+                (node.group.clone(), Arc::clone(&node.engine), Arc::clone(&node.admission));
             let forwarder = Forwarder::new(dialer, group, engine, admission);
             let reader = Reader {
                 env: env.clone(),
@@ -483,8 +488,7 @@ impl Parts {
         let history = Arc::new(History::new(options.history));
         history.sample(env.now(), engine.visible());
         let moved = Arc::new(Notify::new());
-        let machine =
-            Machine { engine: Arc::clone(engine), history: Arc::clone(&history), moved: Arc::clone(&moved) };
+        let machine = Machine { engine: Arc::clone(engine), history: Arc::clone(&history), moved: Arc::clone(&moved) };
         let (to_committer, observer_log) = (inbox.clone(), log.clone());
         let observe = Box::new(move |leadership: crate::consensus::Leadership| {
             info!(observer_log, "leadership"; "term" => leadership.term.0, "leading" => leadership.ready);

@@ -108,7 +108,9 @@ impl Dialer {
         inbound.advance(PREFACE_BYTES);
         let frame = first_frame(&mut *socket, &mut inbound).await?;
         let welcome = match frame.kind {
-            Kind::Welcome => PeerWelcome::decode(&frame.payload).map_err(|error| PeerError::Protocol(error.to_string()))?,
+            Kind::Welcome => {
+                PeerWelcome::decode(&frame.payload).map_err(|error| PeerError::Protocol(error.to_string()))?
+            }
             Kind::Goaway => return Err(turned_away(&frame)),
             kind => return Err(PeerError::Protocol(format!("the peer began with a frame of kind {}", kind.name()))),
         };
@@ -122,12 +124,7 @@ impl Dialer {
 }
 
 /// Hears who has opened a connection, and lets it in or turns it away.
-pub async fn accept(
-    env: &Env,
-    mut socket: Box<dyn Socket>,
-    local: Local,
-    until: Moment,
-) -> Result<Accepted, Unwanted> {
+pub async fn accept(env: &Env, mut socket: Box<dyn Socket>, local: Local, until: Moment) -> Result<Accepted, Unwanted> {
     let mut inbound = BytesMut::with_capacity(READ_BYTES);
     let judged = env.until(until, hear(&mut *socket, &mut inbound, local)).await;
     let judged = judged.unwrap_or_else(|| Err(told(ErrorCode::HANDSHAKE_TIMEOUT, "the handshake took too long")));

@@ -52,7 +52,12 @@ impl Provider for Piped {
     }
 }
 
-async fn meet(from: Local, to: NodeId, lane: Lane, at: Local) -> (Result<Connection, PeerError>, Result<Accepted, Unwanted>) {
+async fn meet(
+    from: Local,
+    to: NodeId,
+    lane: Lane,
+    at: Local,
+) -> (Result<Connection, PeerError>, Result<Accepted, Unwanted>) {
     let (near, far) = duplex(4096);
     let env = Env::real();
     let dialing = Env::from_provider(Arc::new(Piped { env: env.clone(), near: Mutex::new(Some(near)) }));

@@ -3,7 +3,10 @@
 //! Consensus and forwarded requests are passed on; a node that wants to join is given an identity and taken in as a learner.
 //! Identities come from the log, so that none is given twice: a counter in the system's keyspace, kept by a transaction.
 
-use super::{Shared, session::{Control, Session}};
+use super::{
+    Shared,
+    session::{Control, Session},
+};
 use crate::{
     consensus::{Addresses, Change, ChangeError},
     env::{Env, Listener, Moment, Socket, Task, accept},

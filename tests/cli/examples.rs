@@ -68,7 +68,11 @@ fn the_examples_of_quantadb_work() {
             continue;
         }
         // The standard ports may be taken on the machine that runs the tests.
-        let free = if line.contains("--listen") { "" } else { " --listen 127.0.0.1:0 --peer-listen none --admin-listen 127.0.0.1:0" };
+        let free = if line.contains("--listen") {
+            ""
+        } else {
+            " --listen 127.0.0.1:0 --peer-listen none --admin-listen 127.0.0.1:0"
+        };
         let directory = TemporaryDirectory::new("cli");
         let mut command = shell("quantadb", QUANTADB, "", &format!("{line}{free}"));
         let mut server = Server::from(command.current_dir(directory.path()), directory);

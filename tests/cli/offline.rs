@@ -38,8 +38,21 @@ fn a_directory_in_use_is_nobody_elses() {
     let server = Server::on_disk(TemporaryDirectory::new("cli"));
     let data = server.path(DATA);
     check(&data).fails(3, &[text(&data), "another process uses"]);
-    let second =
-        run(QUANTADB, &["serve", "--data-dir", text(&data), "--listen", "127.0.0.1:0", "--peer-listen", "none", "--admin-listen", "none"], b"");
+    let second = run(
+        QUANTADB,
+        &[
+            "serve",
+            "--data-dir",
+            text(&data),
+            "--listen",
+            "127.0.0.1:0",
+            "--peer-listen",
+            "none",
+            "--admin-listen",
+            "none",
+        ],
+        b"",
+    );
     second.fails(3, &["cannot start", "another process uses"]);
     restore(&server.path("none"), &data).fails(3, &["not empty"]);
 }
@@ -49,7 +62,17 @@ fn what_is_no_data_directory_is_refused() {
     let directory = TemporaryDirectory::new("cli");
     check(directory.path()).fails(3, &["no data directory"]);
     fs::write(directory.path().join("thesis.tex"), "…").expect("it can be written");
-    let serve = ["serve", "--data-dir", text(directory.path()), "--listen", "127.0.0.1:0", "--peer-listen", "none", "--admin-listen", "none"];
+    let serve = [
+        "serve",
+        "--data-dir",
+        text(directory.path()),
+        "--listen",
+        "127.0.0.1:0",
+        "--peer-listen",
+        "none",
+        "--admin-listen",
+        "none",
+    ];
     run(QUANTADB, &serve, b"").fails(3, &["not a data directory of QuantaDB"]);
     assert_eq!(fs::read_dir(directory.path()).expect("it is there").count(), 1, "nothing was made");
 }
@@ -109,7 +132,17 @@ fn damage_is_named_by_check_and_refused_by_serve() {
         let checked = check(&data).code(1);
         let name = path.file_name().and_then(|name| name.to_str()).expect("it has a name");
         assert!(checked.stderr.contains(name), "{name}: {checked:?}");
-        let serve = ["serve", "--data-dir", text(&data), "--listen", "127.0.0.1:0", "--peer-listen", "none", "--admin-listen", "none"];
+        let serve = [
+            "serve",
+            "--data-dir",
+            text(&data),
+            "--listen",
+            "127.0.0.1:0",
+            "--peer-listen",
+            "none",
+            "--admin-listen",
+            "none",
+        ];
         run(QUANTADB, &serve, b"").fails(3, &["cannot start", name]);
         fs::write(&path, &sound).expect("it can be written");
     }

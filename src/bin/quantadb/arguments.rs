@@ -1,6 +1,6 @@
 //! The command line, as argh reads it. Every flag of `serve` has a field in the configuration, and wins over it.
 
-use crate::configuration::{Address, OptionalAddress, LogFormat, LogLevel};
+use crate::configuration::{Address, LogFormat, LogLevel, OptionalAddress};
 use argh::FromArgs;
 use std::path::PathBuf;
 

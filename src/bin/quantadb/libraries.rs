@@ -1,7 +1,8 @@
 //! What the libraries below have to say, in our log: openraft and the LSM-tree write to `log`, the standard facade.
 //!
 //! Their warnings and errors keep their level. What they call information is detail to an operator of ours, so it is debug
-//! here, and their debug is trace. Below the level of the moment their lines are not even put together.
+//! here, and their debug is trace. openraft warns of each message that did not arrive, many times a second while a member is
+//! away; consensus says so itself, once, and openraft's warnings are debug. Below the level of the moment their lines are not even put together.
 
 use crate::configuration::LogLevel;
 use log::{LevelFilter, Log, Metadata, Record};
@@ -42,6 +43,7 @@ impl Log for Libraries {
         let (text, library) = (record.args(), record.target());
         match record.level() {
             log::Level::Error => error!(self.0, "{}", text; "library" => library),
+            log::Level::Warn if library.starts_with("openraft") => debug!(self.0, "{}", text; "library" => library),
             log::Level::Warn => warn!(self.0, "{}", text; "library" => library),
             log::Level::Info => debug!(self.0, "{}", text; "library" => library),
             log::Level::Debug | log::Level::Trace => trace!(self.0, "{}", text; "library" => library),
@@ -75,10 +77,16 @@ mod tests {
         let libraries = Libraries(Logger::root(Lines(Arc::clone(&lines)), o!()));
         let levels = [log::Level::Error, log::Level::Warn, log::Level::Info, log::Level::Debug, log::Level::Trace];
         for level in levels {
-            libraries.log(&Record::builder().level(level).target("openraft").args(format_args!("text")).build());
+            libraries.log(&Record::builder().level(level).target("lsm_tree").args(format_args!("text")).build());
         }
+        let warning = Record::builder()
+            .level(log::Level::Warn)
+            .target("openraft::replication")
+            .args(format_args!("away"))
+            .build();
+        libraries.log(&warning);
         let lines = lines.lock().expect("nothing panics while it holds it").join("; ");
-        assert_eq!(lines, "ERRO text; WARN text; DEBG text; TRCE text; TRCE text");
+        assert_eq!(lines, "ERRO text; WARN text; DEBG text; TRCE text; TRCE text; DEBG away");
     }
 
     #[test]

@@ -194,7 +194,8 @@ impl Replica {
         let new = Identity { cluster: random_cluster(env), node: FOUNDER };
         if configuration.memory {
             // Nothing of a database in memory outlives its process, so each run is another cluster, or another node.
-            let identity = if configuration.join.is_empty() { new } else { taken_in(env, log, configuration, addresses).await? };
+            let identity =
+                if configuration.join.is_empty() { new } else { taken_in(env, log, configuration, addresses).await? };
             let place = addresses.place(identity);
             let engine = Arc::new(MemoryEngine::new(configuration.engine(env.random_u64())));
             let node = Node::start_member(env, log, identity, engine, Storage::Memory, place, configuration.node());

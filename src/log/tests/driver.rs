@@ -98,7 +98,7 @@ impl Driver {
                 0 => Log::open(&env, Path::new(PATH), self.options),
                 // On the thread of whoever asks, and beside it what is larger than a few records.
                 _ => Log::open_for(&env, Path::new(PATH), self.options).map(|(log, writing, recovered)| {
-                    let writing = env.spawn("log", writing.aside(&env, 200).run());
+                    let writing = env.spawn("log", writing.aside(&env, Arc::new(200.into())).run());
                     log.0.tasks.lock().insert(0, writing);
                     (log, recovered)
                 }),

@@ -180,7 +180,13 @@ impl Session {
     }
 
     /// The session of a node that forwards requests, after the handshake between peers.
-    pub(super) fn of_peer(connection: Connection, shared: Arc<Shared>, control: Arc<Control>, log: Logger, id: u64) -> Session {
+    pub(super) fn of_peer(
+        connection: Connection,
+        shared: Arc<Shared>,
+        control: Arc<Control>,
+        log: Logger,
+        id: u64,
+    ) -> Session {
         let (io, inbound) = connection.into_parts();
         let mut session = Session { is_peer: true, state: State::Open, ..Session::new(io, shared, control, log, id) };
         session.inbound = inbound;
