@@ -1,5 +1,8 @@
 //! What holds of every message, every stream of frames and every wrong byte.
 
+#[path = "wire/peer.rs"]
+mod peer;
+
 use bytes::{BufMut, BytesMut};
 use quantadb::testing::wire::{AnyFrames, AnyReply, AnyRequest, Message, build, describe};
 use quantadb::types::limits::FRAME_PAYLOAD_BYTES_MAX;

@@ -2,9 +2,10 @@
 //!
 //! The allocator counts for the whole program, so this file holds one test.
 
-use bytes::BytesMut;
-use quantadb::testing::wire::{AnyFrames, AnyReply, AnyRequest, Message};
+use bytes::{BufMut, Bytes, BytesMut};
+use quantadb::testing::wire::{AnyFrames, AnyPeerMessage, AnyReply, AnyRequest, Message, PeerMessage};
 use quantadb::types::limits::FRAME_PAYLOAD_BYTES_MAX;
+use quantadb::wire::peer::{Append, SnapshotPart};
 use quantadb::wire::{Codec, Kind, Request, peek};
 use quickcheck::{Arbitrary, Gen};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -58,6 +59,13 @@ fn decoding_allocates_no_more_than_has_arrived() {
             assert_eq!(taken, 0, "{any:?}");
         }
     }
+    for _ in 0..3_000 {
+        let any = AnyPeerMessage::arbitrary(&mut g);
+        let (kind, opcode, payload) = (any.kind(), any.opcode(), any.payload().freeze());
+        let taken = allocated(|| PeerMessage::decode(kind, opcode, &payload).is_some());
+        // A list of entries or rows that share the payload's bytes, and texts.
+        assert!(taken <= 4 * payload.len() + 64, "{taken} bytes for {} that arrived: {any:?}", payload.len());
+    }
     for _ in 0..500 {
         let any = AnyFrames::arbitrary(&mut g);
         let bytes = any.bytes();
@@ -71,4 +79,13 @@ fn decoding_allocates_no_more_than_has_arrived() {
     for opcode in [0x0011, 0x0024] {
         assert_eq!(allocated(|| Request::decode(opcode, &[0x0f, 0xff]).is_err()), 0);
     }
+    let lying = |head: usize| {
+        let mut payload = BytesMut::zeroed(head);
+        payload.put_u32(1 << 20);
+        payload.put_bytes(0, 200);
+        payload.freeze()
+    };
+    let (append, part): (Bytes, Bytes) = (lying(17 + 3), lying(8));
+    assert!(allocated(|| Append::decode(&append).is_err()) <= 4 * append.len() + 64);
+    assert!(allocated(|| SnapshotPart::decode(&part).is_err()) <= 4 * part.len() + 64);
 }

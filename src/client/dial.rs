@@ -104,6 +104,7 @@ fn strange(address: &str, error: PrefaceError) -> Error {
             Error::unreachable(format!("what answers at {address} is no quantadb")).with_retry(Retry::Never)
         }
         PrefaceError::Version(_) => Error::refused(WireError::new(ErrorCode::VERSION_UNSUPPORTED)),
+        PrefaceError::WrongPort => Error::refused(WireError::new(ErrorCode::WRONG_PORT)),
     }
     .with_source(error)
 }

@@ -38,6 +38,8 @@ pub const FEATURES_MAX: usize = 64;
 pub const FEATURE_BYTES_MAX: usize = 64;
 /// Longest trace parent, in bytes.
 pub const TRACE_PARENT_BYTES_MAX: usize = 64;
+/// Longest address of a node's listener, in bytes.
+pub const ADDRESS_BYTES_MAX: usize = 255;
 /// Longest result of one atomic operation.
 pub const ATOMIC_RESULT_BYTES_MAX: usize = VALUE_BYTES_MAX;
 

@@ -3,7 +3,7 @@
 //! `51 44 42 0D 0A 1A 0A vv`: "QDB", then line ends and an end-of-file that a text mode would have changed, then the
 //! framing version. A peer that speaks HTTP, TLS or text is told apart by its first bytes.
 
-use super::registry::FRAMING_VERSION;
+use super::{peer, registry::FRAMING_VERSION};
 use std::fmt;
 
 /// How long a preface is.
@@ -25,6 +25,10 @@ pub enum PrefaceError {
     /// The peer speaks a framing version that we do not: GOAWAY, framed as version 1, then close.
     #[error("the peer speaks framing version {0}, this side speaks {FRAMING_VERSION}")]
     Version(u8),
+    /// The peer speaks the protocol of the other listener, clients' or nodes': that one's preface and GOAWAY WRONG_PORT,
+    /// framed as version 1, then close.
+    #[error("the peer wants the other listener: clients and nodes have one each")]
+    WrongPort,
 }
 
 /// What a peer that does not send the preface seems to speak.
@@ -51,19 +55,29 @@ impl fmt::Display for Stranger {
     }
 }
 
-/// Judges the first bytes of a connection: `false` while more are wanted, `true` once the preface is there, whole and
-/// ours; then it is the first [`PREFACE_BYTES`] of `bytes`. A stranger is known at its first wrong byte.
+/// Judges the first bytes of a client's connection: `false` while more are wanted, `true` once the preface is there, whole
+/// and ours; then it is the first [`PREFACE_BYTES`] of `bytes`. A stranger is known at its first wrong byte.
 // spec: QP-FRM-002
 // spec: QP-FRM-003
+// spec: QP-FRM-005
 pub fn check_preface(bytes: &[u8]) -> Result<bool, PrefaceError> {
-    let known = bytes.len().min(MAGIC.len());
-    if bytes[..known] != MAGIC[..known] {
-        return Err(PrefaceError::Stranger(recognise(bytes)));
+    check(bytes, &MAGIC, &peer::MAGIC)
+}
+
+/// The same for a listener whose prefaces begin with `own`, beside one whose prefaces begin with `other`.
+pub(super) fn check(bytes: &[u8], own: &[u8; 7], other: &[u8; 7]) -> Result<bool, PrefaceError> {
+    let known = bytes.len().min(own.len());
+    if bytes[..known] == own[..known] {
+        return match bytes.get(own.len()) {
+            None => Ok(false),
+            Some(&FRAMING_VERSION) => Ok(true),
+            Some(&version) => Err(PrefaceError::Version(version)),
+        };
     }
-    match bytes.get(MAGIC.len()) {
-        None => Ok(false),
-        Some(&FRAMING_VERSION) => Ok(true),
-        Some(&version) => Err(PrefaceError::Version(version)),
+    match bytes[..known] == other[..known] {
+        true if bytes.len() < PREFACE_BYTES => Ok(false),
+        true => Err(PrefaceError::WrongPort),
+        false => Err(PrefaceError::Stranger(recognise(bytes))),
     }
 }
 
@@ -102,6 +116,34 @@ mod tests {
         let mut preface = PREFACE;
         preface[7] = 2;
         assert_eq!(check_preface(&preface), Err(PrefaceError::Version(2)));
+    }
+
+    // spec: QP-FRM-005
+    // spec: QP-PEER-001
+    // spec: QP-PEER-002
+    // spec: QP-PEER-003
+    #[test]
+    fn who_wants_the_other_listener_is_told_from_a_stranger() {
+        type Check = fn(&[u8]) -> Result<bool, PrefaceError>;
+        let sides: [(Check, [u8; 8], [u8; 8]); 2] =
+            [(check_preface, PREFACE, peer::PREFACE), (peer::check_preface, peer::PREFACE, PREFACE)];
+        for (check, own, other) in sides {
+            for length in 0..PREFACE_BYTES {
+                assert_eq!(check(&own[..length]), Ok(false), "{length} bytes");
+                assert_eq!(check(&other[..length]), Ok(false), "{length} bytes");
+            }
+            assert_eq!(check(&own), Ok(true));
+            assert_eq!(check(&other), Err(PrefaceError::WrongPort));
+            let mut newer = other;
+            newer[7] = 9;
+            assert_eq!(check(&newer), Err(PrefaceError::WrongPort), "whatever its framing version");
+            let mut newer = own;
+            newer[7] = 9;
+            assert_eq!(check(&newer), Err(PrefaceError::Version(9)));
+            let mut changed = other;
+            changed[5] ^= 1;
+            assert!(matches!(check(&changed), Err(PrefaceError::Stranger(_))));
+        }
     }
 
     // spec: QP-FRM-002

@@ -4,7 +4,6 @@ use super::error::DecodeError;
 use super::execute::OpResult;
 use super::fields::{Blob, Field, Found, List, ListWriter, read_bool, read_text, read_value};
 use super::registry::{ErrorCode, Opcode};
-use super::tags::skip_tags;
 use crate::encoding::{Reader, Writer};
 use crate::types::limits::{EXECUTE_ITEMS_MAX, GET_MANY_KEYS_MAX};
 use crate::types::{ClusterId, KeyspaceId, NodeId, Term, Version};
@@ -81,27 +80,29 @@ impl<'a> Response<'a> {
     }
 }
 
-/// Gives a reply `decode` and `encode` around its fixed fields.
+/// Gives a message `decode` and `encode` around its fixed fields.
 macro_rules! reply {
     ($name:ident $(<$life:lifetime>)?) => {
         impl<'a> $name $(<$life>)? {
             /// Decodes the payload.
             #[inline]
-            pub fn decode(payload: &'a [u8]) -> Result<Self, DecodeError> {
-                let mut reader = Reader::new(payload);
-                let reply = <Self as Field<'a>>::read(&mut reader)?;
-                skip_tags(&mut reader)?;
+            pub fn decode(payload: &'a [u8]) -> Result<Self, $crate::wire::DecodeError> {
+                let mut reader = $crate::encoding::Reader::new(payload);
+                let reply = <Self as $crate::wire::Field<'a>>::read(&mut reader)?;
+                $crate::wire::tags::skip_tags(&mut reader)?;
                 Ok(reply)
             }
 
             /// Appends the payload.
             #[inline]
-            pub fn encode(&self, out: &mut BytesMut) {
-                <Self as Field<'a>>::write(self, out);
+            pub fn encode(&self, out: &mut bytes::BytesMut) {
+                <Self as $crate::wire::Field<'a>>::write(self, out);
             }
         }
     };
 }
+
+pub(super) use reply;
 
 /// The version that a request read at, or created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -183,11 +183,16 @@ impl<'a> RequestTags<'a> {
     /// Reads the tagged section of a request with this opcode.
     #[inline]
     pub(super) fn read(reader: &mut Reader<'a>, opcode: Opcode) -> Result<RequestTags<'a>, DecodeError> {
+        RequestTags::read_allowed(reader, opcode.tags())
+    }
+
+    /// Reads the tagged section of a request that may carry these.
+    #[inline]
+    pub(super) fn read_allowed(reader: &mut Reader<'a>, allowed: TagSet) -> Result<RequestTags<'a>, DecodeError> {
         let mut tags = RequestTags::default();
         if reader.is_empty() {
             return Ok(tags);
         }
-        let allowed = opcode.tags();
         read_tags(reader, |tag, value| tags.take(allowed, tag, value))?;
         Ok(tags)
     }

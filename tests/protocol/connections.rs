@@ -4,6 +4,7 @@ use super::peer::{Peer, code, described, fields, hex, key, number, server_with, 
 use quantadb::testing::connection::Connection;
 use quantadb::testing::hosted::HostedServer;
 use quantadb::testing::wire::build;
+use quantadb::wire::peer;
 use quantadb::wire::preface::PREFACE;
 use quantadb::wire::registry::LIMITS;
 use serde_json::{Value, json};
@@ -33,6 +34,25 @@ fn opened_with(server: &HostedServer, frames: &[Value]) -> Connection {
     connection.socket().read_exact(&mut preface).expect("the server sends its preface before a frame");
     assert_eq!(preface, PREFACE);
     connection
+}
+
+// spec: QP-FRM-005
+// spec: QP-PEER-003
+#[test]
+fn a_node_that_comes_to_the_clients_listener_is_told_in_its_own_protocol() {
+    let server = HostedServer::start();
+    for split in [8, 3, 7] {
+        let mut connection = Connection::silent(server.address());
+        for part in [&peer::PREFACE[..split], &peer::PREFACE[split..]] {
+            connection.queue_bytes(part);
+            connection.flush();
+        }
+        let mut preface = [0; 8];
+        connection.socket().read_exact(&mut preface).expect("the server answers");
+        assert_eq!(preface, peer::PREFACE);
+        assert_eq!(code(&described(&connection.receive())), "WRONG_PORT");
+        assert!(connection.try_receive().is_none());
+    }
 }
 
 // spec: QP-FRM-004

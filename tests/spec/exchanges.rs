@@ -1,42 +1,54 @@
 //! The exchanges that the text shows, as scripts: who says what, in words of the registry's tables.
 
-use super::vectors::{control, key, reply, request, to_bytes};
-use quantadb::testing::wire::{annotate, to_hex};
+use super::vectors::{control, key, reply, request};
+use super::{Side, peer_exchanges};
+use quantadb::testing::wire::{Dialect, annotate_in, build_in, to_hex};
 use quantadb::wire::preface::PREFACE;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// One message of an exchange.
-enum Said {
-    /// The preface of the client, or of the server.
-    Preface(bool),
-    /// A frame of the client.
-    Client(Value),
-    /// A frame of the server.
-    Server(Value),
+pub enum Said {
+    /// A preface.
+    Preface(Side),
+    /// A frame.
+    Frame(Side, Value),
 }
 
-use Said::{Client, Preface, Server};
+use Said::{Frame, Preface};
+
+fn client(frame: Value) -> Said {
+    Frame(Side::Client, frame)
+}
+
+fn server(frame: Value) -> Said {
+    Frame(Side::Server, frame)
+}
 
 /// An exchange as the text shows it: a block for each message.
 pub fn text(name: &str) -> String {
     let mut text = String::new();
     for said in script(name) {
-        let (client, body) = match said {
-            Preface(client) => (client, preface()),
-            Client(frame) => (true, annotate(&to_bytes(&frame)).expect("the script is a frame")),
-            Server(frame) => (false, annotate(&to_bytes(&frame)).expect("the script is a frame")),
+        let (side, body) = match said {
+            Preface(side) => (side, preface(side.dialect())),
+            Frame(side, frame) => {
+                let bytes = build_in(side.dialect(), &frame).unwrap_or_else(|error| panic!("{error}: {frame}"));
+                (side, annotate_in(side.dialect(), &bytes).expect("the script is a frame"))
+            }
         };
-        let side = if client { "client" } else { "server" };
-        write!(text, "\n```hex {side}\n{body}```\n").expect("a string can be written");
+        write!(text, "\n```hex {}\n{body}```\n", side.name()).expect("a string can be written");
     }
     text + "\n"
 }
 
-fn preface() -> String {
-    let hex = to_hex(&PREFACE);
+fn preface(dialect: Dialect) -> String {
+    let (bytes, name) = match dialect {
+        Dialect::Client => (PREFACE, "QDB"),
+        Dialect::Peer => (quantadb::wire::peer::PREFACE, "QDP"),
+    };
+    let hex = to_hex(&bytes);
     let pairs: Vec<&str> = (0..8).map(|at| &hex[2 * at..2 * at + 2]).collect();
-    format!("{:<47} ; preface: \"QDB\", CR LF, 1A, LF, framing version 1\n", pairs.join(" "))
+    format!("{:<47} ; preface: \"{name}\", CR LF, 1A, LF, framing version 1\n", pairs.join(" "))
 }
 
 fn script(name: &str) -> Vec<Said> {
@@ -53,7 +65,7 @@ fn script(name: &str) -> Vec<Said> {
         "exactly-once" => exactly_once(),
         "errors" => errors(),
         "goaway" => goaway(),
-        other => panic!("there is no exchange {other}"),
+        other => peer_exchanges::script(other),
     }
 }
 
@@ -74,12 +86,12 @@ fn handshake() -> Vec<Said> {
         "limits": [{"id": 1, "value": "8192"}, {"id": 2, "value": "8388608"}, {"id": 4, "value": "16842752"}],
     });
     vec![
-        Preface(true),
-        Client(hello()),
-        Client(request(1, "READ_VERSION", json!({}), json!({}))),
-        Preface(false),
-        Server(control("WELCOME", 0, welcome, json!({"0x7a3a": "c0ffee"}))),
-        Server(reply(1, "RESPONSE", "READ_VERSION", json!({"version": "7"}), json!({}))),
+        Preface(Side::Client),
+        client(hello()),
+        client(request(1, "READ_VERSION", json!({}), json!({}))),
+        Preface(Side::Server),
+        server(control("WELCOME", 0, welcome, json!({"0x7a3a": "c0ffee"}))),
+        server(reply(1, "RESPONSE", "READ_VERSION", json!({"version": "7"}), json!({}))),
     ]
 }
 
@@ -92,10 +104,10 @@ fn versions() -> Vec<Said> {
     );
     let away = json!({"code": 2, "highest_request_id": "0", "message": "no protocol version in common"});
     vec![
-        Preface(true),
-        Client(hello),
-        Preface(false),
-        Server(control("GOAWAY", 0, away, json!({"VERSION_MIN": 1, "VERSION_MAX": 1}))),
+        Preface(Side::Client),
+        client(hello),
+        Preface(Side::Server),
+        server(control("GOAWAY", 0, away, json!({"VERSION_MIN": 1, "VERSION_MAX": 1}))),
     ]
 }
 
@@ -106,12 +118,12 @@ fn put_get() -> Vec<Said> {
     let mut get = request(3, "GET", json!({"key": key("user:7")}), json!({}));
     get["flags"] = json!(1);
     vec![
-        Client(request(2, "PUT", put, json!({"DEADLINE": 2000}))),
-        Client(get),
-        Client(request(4, "GET", json!({"key": key("user:8")}), json!({}))),
-        Server(reply(4, "RESPONSE", "GET", none, json!({}))),
-        Server(reply(2, "RESPONSE", "PUT", json!({"version": "8"}), json!({}))),
-        Server(reply(3, "RESPONSE", "GET", found, json!({}))),
+        client(request(2, "PUT", put, json!({"DEADLINE": 2000}))),
+        client(get),
+        client(request(4, "GET", json!({"key": key("user:8")}), json!({}))),
+        server(reply(4, "RESPONSE", "GET", none, json!({}))),
+        server(reply(2, "RESPONSE", "PUT", json!({"version": "8"}), json!({}))),
+        server(reply(3, "RESPONSE", "GET", found, json!({}))),
     ]
 }
 
@@ -127,10 +139,10 @@ fn execute() -> Vec<Said> {
     let otherwise = json!({"version": "9", "branch": "else", "results": [
         {"kind": "GET", "found": "yes", "row_version": "9", "value": to_hex(b"me")}]});
     vec![
-        Client(request(5, "EXECUTE", ask.clone(), json!({}))),
-        Server(reply(5, "RESPONSE", "EXECUTE", then, json!({}))),
-        Client(request(6, "EXECUTE", ask, json!({}))),
-        Server(reply(6, "RESPONSE", "EXECUTE", otherwise, json!({}))),
+        client(request(5, "EXECUTE", ask.clone(), json!({}))),
+        server(reply(5, "RESPONSE", "EXECUTE", then, json!({}))),
+        client(request(6, "EXECUTE", ask, json!({}))),
+        server(reply(6, "RESPONSE", "EXECUTE", otherwise, json!({}))),
     ]
 }
 
@@ -147,23 +159,23 @@ fn scan() -> Vec<Said> {
     let end = json!({"version": "12", "rows": "3", "end": "exhausted", "first_version": "12"});
     let token = "01000000000000000c000f1e2d3c000a00000001757365723a37";
     vec![
-        Client(request(7, "SCAN", ask, json!({}))),
-        Server(reply(
+        client(request(7, "SCAN", ask, json!({}))),
+        server(reply(
             7,
             "CHUNK",
             "SCAN",
             json!({"rows": [row("user:1", "10", "Bob"), row("user:7", "8", "Ada")]}),
             json!({"RESUME_TOKEN": token}),
         )),
-        Client(control("CREDIT", 7, json!({"bytes": 100}), json!({}))),
-        Server(reply(
+        client(control("CREDIT", 7, json!({"bytes": 100}), json!({}))),
+        server(reply(
             7,
             "CHUNK",
             "SCAN",
             json!({"rows": [row("user:9", "11", "Eve")]}),
             json!({"RESUME_TOKEN": "01000000000000000c000f1e2d3c000a00000001757365723a39"}),
         )),
-        Server(reply(7, "END", "SCAN", end, json!({}))),
+        server(reply(7, "END", "SCAN", end, json!({}))),
     ]
 }
 
@@ -173,9 +185,9 @@ fn resume() -> Vec<Said> {
     let next = "01000000000000000c000f1e2d3c000a00000001757365723a39";
     let end = json!({"version": "12", "rows": "1", "end": "limit", "first_version": "12"});
     vec![
-        Client(request(8, "SCAN", ask, json!({"RESUME_TOKEN": token, "IF_GONE": 1}))),
-        Server(reply(8, "CHUNK", "SCAN", json!({"rows": [row("user:9", "11", "Eve")]}), json!({"RESUME_TOKEN": next}))),
-        Server(reply(8, "END", "SCAN", end, json!({"RESUME_TOKEN": next}))),
+        client(request(8, "SCAN", ask, json!({"RESUME_TOKEN": token, "IF_GONE": 1}))),
+        server(reply(8, "CHUNK", "SCAN", json!({"rows": [row("user:9", "11", "Eve")]}), json!({"RESUME_TOKEN": next}))),
+        server(reply(8, "END", "SCAN", end, json!({"RESUME_TOKEN": next}))),
     ]
 }
 
@@ -185,23 +197,23 @@ fn backup() -> Vec<Said> {
     let orders = [row(0, "n\0\0\0\x10", "3", b"orders"), row(1, "user:1", "10", b"Bob")];
     let end = json!({"version": "12", "rows": "4", "bytes": "52", "clock_ms": "1700000000000"});
     vec![
-        Client(request(9, "BACKUP", json!({"credit": 64}), json!({}))),
-        Server(reply(
+        client(request(9, "BACKUP", json!({"credit": 64}), json!({}))),
+        server(reply(
             9,
             "CHUNK",
             "BACKUP",
             json!({"version": "12", "rows": catalog}),
             json!({"RESUME_TOKEN": "01000000000000000c020f1e2d3c000b000000006b6f7264657273"}),
         )),
-        Client(control("CREDIT", 9, json!({"bytes": 200}), json!({}))),
-        Server(reply(
+        client(control("CREDIT", 9, json!({"bytes": 200}), json!({}))),
+        server(reply(
             9,
             "CHUNK",
             "BACKUP",
             json!({"version": "12", "rows": orders}),
             json!({"RESUME_TOKEN": "01000000000000000c020f1e2d3c000a00000001757365723a31"}),
         )),
-        Server(reply(9, "END", "BACKUP", end, json!({}))),
+        server(reply(9, "END", "BACKUP", end, json!({}))),
     ]
 }
 
@@ -209,14 +221,14 @@ fn transaction() -> Vec<Said> {
     let in_it = json!({"TRANSACTION": "20"});
     let found = json!({"version": "30", "found": "yes", "row_version": "21", "value": "0000000000000064"});
     vec![
-        Client(request(20, "BEGIN", json!({"isolation": "serializable"}), json!({}))),
-        Client(request(21, "GET", json!({"key": key("a")}), in_it.clone())),
-        Client(request(22, "ATOMIC", json!({"op": "ADD", "key": key("b"), "operand": "0a"}), in_it.clone())),
-        Client(request(23, "COMMIT", json!({}), in_it)),
-        Server(reply(20, "RESPONSE", "BEGIN", json!({"version": "30"}), json!({}))),
-        Server(reply(21, "RESPONSE", "GET", found, json!({}))),
-        Server(reply(22, "RESPONSE", "ATOMIC", json!({"version": "30", "has_result": "no", "result": ""}), json!({}))),
-        Server(reply(23, "RESPONSE", "COMMIT", json!({"version": "31", "results": ["000000000000006e"]}), json!({}))),
+        client(request(20, "BEGIN", json!({"isolation": "serializable"}), json!({}))),
+        client(request(21, "GET", json!({"key": key("a")}), in_it.clone())),
+        client(request(22, "ATOMIC", json!({"op": "ADD", "key": key("b"), "operand": "0a"}), in_it.clone())),
+        client(request(23, "COMMIT", json!({}), in_it)),
+        server(reply(20, "RESPONSE", "BEGIN", json!({"version": "30"}), json!({}))),
+        server(reply(21, "RESPONSE", "GET", found, json!({}))),
+        server(reply(22, "RESPONSE", "ATOMIC", json!({"version": "30", "has_result": "no", "result": ""}), json!({}))),
+        server(reply(23, "RESPONSE", "COMMIT", json!({"version": "31", "results": ["000000000000006e"]}), json!({}))),
     ]
 }
 
@@ -226,19 +238,19 @@ fn savepoint() -> Vec<Said> {
                        "message": "the transaction is larger than the limit"});
     let prior = json!({"code": 0x43, "retry": "never", "outcome": "not_applied", "retry_after_ms": 0,
                        "message": "an earlier request of the transaction failed"});
-    let ok = |id, opcode| Server(reply(id, "RESPONSE", opcode, json!({"version": "31"}), json!({})));
+    let ok = |id, opcode| server(reply(id, "RESPONSE", opcode, json!({"version": "31"}), json!({})));
     let name = json!({"name": to_hex(b"s")});
     vec![
-        Client(request(40, "BEGIN", json!({"isolation": "snapshot"}), json!({}))),
-        Client(request(41, "SAVEPOINT", name.clone(), in_it.clone())),
-        Client(request(42, "DELETE_RANGE", json!({"range": {"keyspace": 1, "start": "", "end": null}}), in_it.clone())),
-        Client(request(43, "DELETE", json!({"key": key("x")}), in_it.clone())),
-        Client(request(44, "ROLLBACK_TO", name, in_it.clone())),
-        Client(request(45, "ROLLBACK", json!({}), in_it)),
+        client(request(40, "BEGIN", json!({"isolation": "snapshot"}), json!({}))),
+        client(request(41, "SAVEPOINT", name.clone(), in_it.clone())),
+        client(request(42, "DELETE_RANGE", json!({"range": {"keyspace": 1, "start": "", "end": null}}), in_it.clone())),
+        client(request(43, "DELETE", json!({"key": key("x")}), in_it.clone())),
+        client(request(44, "ROLLBACK_TO", name, in_it.clone())),
+        client(request(45, "ROLLBACK", json!({}), in_it)),
         ok(40, "BEGIN"),
         ok(41, "SAVEPOINT"),
-        Server(reply(42, "ERROR", "DELETE_RANGE", large, json!({"LIMIT": "16777216", "ACTUAL": "16777230"}))),
-        Server(reply(43, "ERROR", "DELETE", prior, json!({"CAUSE": 0x22}))),
+        server(reply(42, "ERROR", "DELETE_RANGE", large, json!({"LIMIT": "16777216", "ACTUAL": "16777230"}))),
+        server(reply(43, "ERROR", "DELETE", prior, json!({"CAUSE": 0x22}))),
         ok(44, "ROLLBACK_TO"),
         ok(45, "ROLLBACK"),
     ]
@@ -252,12 +264,12 @@ fn exactly_once() -> Vec<Said> {
     let outcome = json!({"state": "committed", "version": "32", "code": 0, "has_results": "yes", "results": []});
     let ask = json!({"key": "00112233445566778899aabbccddeeff", "seen": "31"});
     vec![
-        Client(request(50, "PUT", put.clone(), json!({"DEADLINE": 100, "IDEMPOTENCY": pair.clone()}))),
-        Server(reply(50, "ERROR", "PUT", unknown, json!({}))),
-        Client(request(51, "PUT", put, json!({"DEADLINE": 5000, "IDEMPOTENCY": pair, "RETRY_MARK": true}))),
-        Server(reply(51, "RESPONSE", "PUT", json!({"version": "32"}), json!({}))),
-        Client(request(52, "OUTCOME", ask, json!({}))),
-        Server(reply(52, "RESPONSE", "OUTCOME", outcome, json!({}))),
+        client(request(50, "PUT", put.clone(), json!({"DEADLINE": 100, "IDEMPOTENCY": pair.clone()}))),
+        server(reply(50, "ERROR", "PUT", unknown, json!({}))),
+        client(request(51, "PUT", put, json!({"DEADLINE": 5000, "IDEMPOTENCY": pair, "RETRY_MARK": true}))),
+        server(reply(51, "RESPONSE", "PUT", json!({"version": "32"}), json!({}))),
+        client(request(52, "OUTCOME", ask, json!({}))),
+        server(reply(52, "RESPONSE", "OUTCOME", outcome, json!({}))),
     ]
 }
 
@@ -268,7 +280,7 @@ fn errors() -> Vec<Said> {
     error["opcode"] = json!("0x7777");
     let conflict = json!({"code": 0x40, "retry": "restart_txn", "outcome": "not_applied", "retry_after_ms": 0,
                           "message": "something that the transaction read was changed by another"});
-    vec![Server(error), Server(reply(61, "ERROR", "COMMIT", conflict, json!({"CONFLICT_KEY": key("a")})))]
+    vec![server(error), server(reply(61, "ERROR", "COMMIT", conflict, json!({"CONFLICT_KEY": key("a")})))]
 }
 
 fn goaway() -> Vec<Said> {
@@ -276,9 +288,9 @@ fn goaway() -> Vec<Said> {
     let refused = json!({"code": 8, "retry": "backoff", "outcome": "not_applied", "retry_after_ms": 0,
                          "message": "the server is shutting down"});
     vec![
-        Server(control("NOTICE", 0, json!({"code": 1}), json!({}))),
-        Server(control("GOAWAY", 0, away, json!({}))),
-        Client(request(62, "STATUS", json!({}), json!({}))),
-        Server(reply(62, "ERROR", "STATUS", refused, json!({}))),
+        server(control("NOTICE", 0, json!({"code": 1}), json!({}))),
+        server(control("GOAWAY", 0, away, json!({}))),
+        client(request(62, "STATUS", json!({}), json!({}))),
+        server(reply(62, "ERROR", "STATUS", refused, json!({}))),
     ]
 }

@@ -7,13 +7,16 @@
 
 mod exchanges;
 mod negative;
+mod peer;
+mod peer_exchanges;
 mod registry;
 mod tables;
 mod typed;
 mod vectors;
 
 use bytes::BytesMut;
-use quantadb::testing::wire::{annotate, build, describe, from_hex};
+use quantadb::testing::wire::{Dialect, annotate_in, build_in, describe_in, from_hex};
+use quantadb::wire::{peer as between_nodes, preface};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -92,28 +95,62 @@ fn the_tables_of_the_text_are_those_of_the_registry() {
 /// One hexdump of the text: who sends it, and its bytes.
 struct Dump {
     place: String,
-    client: bool,
+    side: Side,
     bytes: Vec<u8>,
 }
 
-/// Every block marked `hex client` or `hex server`: bytes, then what they are behind a semicolon.
+/// Who sends a message of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Client,
+    Server,
+    /// The node that opened the connection.
+    Initiator,
+    /// The node that it was opened to.
+    Acceptor,
+}
+
+impl Side {
+    const ALL: [Side; 4] = [Side::Client, Side::Server, Side::Initiator, Side::Acceptor];
+
+    fn name(self) -> &'static str {
+        match self {
+            Side::Client => "client",
+            Side::Server => "server",
+            Side::Initiator => "initiator",
+            Side::Acceptor => "acceptor",
+        }
+    }
+
+    fn dialect(self) -> Dialect {
+        match self {
+            Side::Client | Side::Server => Dialect::Client,
+            Side::Initiator | Side::Acceptor => Dialect::Peer,
+        }
+    }
+
+    /// Whether it opened the connection.
+    fn opened(self) -> bool {
+        matches!(self, Side::Client | Side::Initiator)
+    }
+}
+
+/// Every block marked `hex` and a side: bytes, then what they are behind a semicolon.
 fn dumps() -> Vec<Dump> {
     let mut dumps = Vec::new();
     for (path, text) in documents() {
         let mut open: Option<Dump> = None;
         for (number, line) in text.lines().enumerate() {
-            match line.trim() {
-                "```hex client" | "```hex server" => {
-                    let place = format!("{}:{}", path.display(), number + 1);
-                    open = Some(Dump { place, client: line.ends_with("client"), bytes: Vec::new() });
-                }
-                "```" => dumps.extend(open.take()),
-                line => {
-                    if let Some(dump) = &mut open {
-                        let hex = line.split(';').next().unwrap_or_default();
-                        dump.bytes.extend(from_hex(hex).unwrap_or_else(|error| panic!("{}: {error}", dump.place)));
-                    }
-                }
+            let line = line.trim();
+            if let Some(name) = line.strip_prefix("```hex ") {
+                let place = format!("{}:{}", path.display(), number + 1);
+                let side = Side::ALL.into_iter().find(|side| side.name() == name).expect(&place);
+                open = Some(Dump { place, side, bytes: Vec::new() });
+            } else if line == "```" {
+                dumps.extend(open.take());
+            } else if let Some(dump) = &mut open {
+                let hex = line.split(';').next().unwrap_or_default();
+                dump.bytes.extend(from_hex(hex).unwrap_or_else(|error| panic!("{}: {error}", dump.place)));
             }
         }
     }
@@ -130,23 +167,28 @@ fn every_hexdump_decodes_and_encodes_to_itself() {
     let dumps = dumps();
     assert!(dumps.len() > 20, "only {} hexdumps were found", dumps.len());
     for dump in dumps {
-        if dump.bytes.len() == quantadb::wire::preface::PREFACE_BYTES {
-            assert_eq!(quantadb::wire::preface::check_preface(&dump.bytes), Ok(true), "{}", dump.place);
+        let dialect = dump.side.dialect();
+        if dump.bytes.len() == preface::PREFACE_BYTES {
+            let judged = match dialect {
+                Dialect::Client => preface::check_preface(&dump.bytes),
+                Dialect::Peer => between_nodes::check_preface(&dump.bytes),
+            };
+            assert_eq!(judged, Ok(true), "{}", dump.place);
             continue;
         }
-        let again = typed::re_encode(&dump.bytes, Some(dump.client)).expect(&dump.place);
-        assert_eq!(again, without_ignored(&dump.bytes), "{}", dump.place);
-        assert!(annotate(&dump.bytes).is_ok(), "{}", dump.place);
+        let again = typed::re_encode(dialect, &dump.bytes, Some(dump.side.opened())).expect(&dump.place);
+        assert_eq!(again, without_ignored(dialect, &dump.bytes), "{}", dump.place);
+        assert!(annotate_in(dialect, &dump.bytes).is_ok(), "{}", dump.place);
     }
 }
 
 /// The frame without the tags that a receiver ignores.
-fn without_ignored(bytes: &[u8]) -> BytesMut {
-    let mut frame = describe(bytes).expect("the tables know the frame");
+fn without_ignored(dialect: Dialect, bytes: &[u8]) -> BytesMut {
+    let mut frame = describe_in(dialect, bytes).expect("the tables know the frame");
     if let Some(tags) = frame["tags"].as_object_mut() {
         tags.retain(|name, _| !name.starts_with("0x"));
     }
-    build(&frame).expect("the tables write the frame")
+    build_in(dialect, &frame).expect("the tables write the frame")
 }
 
 #[test]

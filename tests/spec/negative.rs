@@ -218,6 +218,16 @@ fn requests() -> Vec<Negative> {
     ]
 }
 
+/// What is meant for the other listener.
+fn strays() -> Vec<Negative> {
+    vec![Negative {
+        name: "the preface of a node that wants another node",
+        hex: to_hex(&quantadb::wire::peer::PREFACE),
+        code: Some(ErrorCode::WRONG_PORT),
+        fate: "goaway",
+    }]
+}
+
 /// A request's payload with one byte changed.
 fn with_byte(frame: &Value, at: usize, byte: u8) -> Vec<u8> {
     let mut payload = payload_of(frame);
@@ -231,6 +241,7 @@ fn the_negative_vectors_are_as_written() {
     let vectors: Vec<Value> = framing()
         .iter()
         .chain(&requests())
+        .chain(&strays())
         .map(|vector| {
             let code = vector.code.map(|code| json!({"number": code.0, "name": code.name()}));
             json!({"name": vector.name, "hex": vector.hex, "code": code, "connection": vector.fate})
@@ -246,6 +257,7 @@ fn judge(bytes: &[u8]) -> (Option<ErrorCode>, &'static str) {
         return match check_preface(bytes) {
             Err(PrefaceError::Stranger(_)) => (None, "close"),
             Err(PrefaceError::Version(_)) => (Some(ErrorCode::VERSION_UNSUPPORTED), "goaway"),
+            Err(PrefaceError::WrongPort) => (Some(ErrorCode::WRONG_PORT), "goaway"),
             Ok(_) => panic!("a good preface"),
         };
     }

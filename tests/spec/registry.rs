@@ -1,5 +1,8 @@
 //! The registry as JSON, for programs that are written from it.
 
+use quantadb::wire::peer::{
+    LANES, PEER_HELLO, PEER_OPCODES, PEER_PAYLOAD_BYTES_MAX, PEER_VERSION_MAX, PEER_VERSION_MIN, PEER_WELCOME,
+};
 use quantadb::wire::registry::{
     ATOMIC_OPS, CONDITIONS, ERRORS, FEATURES, FLAGS, FRAMING_VERSION, FieldRow, FieldType, KINDS, LIMITS, NOTICES,
     Named, OPCODES, OPCODES_RESERVED, OPS, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN, RESERVED_TAGS, RESULTS,
@@ -45,8 +48,25 @@ pub fn json() -> String {
             "id": row.id.0, "name": row.name, "value": row.value, "meaning": row.doc.trim(),
         })).collect::<Vec<_>>(),
         "notices": names(NOTICES),
+        "peer": peer(),
     });
     serde_json::to_string_pretty(&registry).expect("a registry is JSON") + "\n"
+}
+
+/// The protocol between nodes: what it does not share with that of clients.
+fn peer() -> Value {
+    json!({
+        "protocol_versions": [PEER_VERSION_MIN, PEER_VERSION_MAX],
+        "frame_payload_bytes": PEER_PAYLOAD_BYTES_MAX,
+        "lanes": names(LANES),
+        "hello": fields(PEER_HELLO),
+        "welcome": fields(PEER_WELCOME),
+        "opcodes": PEER_OPCODES.iter().map(|row| json!({
+            "number": row.opcode.number(), "name": row.name, "meaning": row.doc, "lane": row.lane as u8,
+            "request": fields(row.request), "response": fields(row.response),
+            "tags": row.tags.iter().map(|tag| tag.name()).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+    })
 }
 
 fn names(names: &[Named]) -> Value {
@@ -68,12 +88,18 @@ fn fields(fields_of: &[FieldRow]) -> Value {
         field["type"] = match row.kind {
             FieldType::List16(_) => json!("list16"),
             FieldType::List32(_) => json!("list32"),
+            FieldType::Packed32(_) => json!("packed32"),
+            FieldType::Optional(_) => json!("optional"),
+            FieldType::Group(_) => json!("group"),
             kind => json!(kind.name()),
         };
         match row.kind {
             FieldType::Enum(values) => field["values"] = names(values),
             FieldType::Flags(values) => field["flags"] = names(values),
-            FieldType::List16(item) | FieldType::List32(item) => field["items"] = fields(item),
+            FieldType::List16(item) | FieldType::List32(item) | FieldType::Packed32(item) => {
+                field["items"] = fields(item);
+            }
+            FieldType::Optional(within) | FieldType::Group(within) => field["fields"] = fields(within),
             FieldType::Choice(choices) => field["variants"] = variants(choices),
             _ => {}
         }

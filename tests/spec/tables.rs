@@ -1,8 +1,9 @@
 //! The tables of the text, from the registry.
 
+use quantadb::wire::peer::{LANES, Lane, PEER_HELLO, PEER_OPCODES, PEER_WELCOME};
 use quantadb::wire::registry::{
-    ATOMIC_OPS, CONDITIONS, Direction, ERRORS, FEATURES, FLAGS, FieldRow, FieldType, IdRule, KINDS, LIMITS, NOTICES,
-    Named, OPCODES, OPCODES_RESERVED, OPS, RESERVED_TAGS, RESULTS, TAGS, Tag, TagRow, TagType, Variant,
+    ATOMIC_OPS, CONDITIONS, Direction, ERRORS, FEATURES, FLAGS, FieldRow, FieldType, IdRule, KINDS, LIMITS, MUTATIONS,
+    NOTICES, Named, OPCODES, OPCODES_RESERVED, OPS, RESERVED_TAGS, RESULTS, TAGS, Tag, TagRow, TagType, Variant,
 };
 use std::fmt::Write;
 
@@ -40,6 +41,14 @@ pub fn text(name: &str) -> String {
             FEATURES.iter().map(|row| format!("| `{}` | {} |", row.name, row.doc)),
         ),
         "notices" => names(NOTICES),
+        "peer-lanes" => names(LANES),
+        "peer-handshake" => peer_handshake(),
+        "peer-opcodes" => peer_opcodes(),
+        "peer-fields consensus" => peer_fields(Lane::Consensus),
+        "peer-fields snapshot" => peer_fields(Lane::Snapshot),
+        "peer-fields requests" => peer_fields(Lane::Requests),
+        "peer-fields join" => peer_fields(Lane::Join),
+        "mutations" => variants(MUTATIONS),
         other => panic!("nothing is generated under the name {other}"),
     }
 }
@@ -81,6 +90,9 @@ fn fields(text: &mut String, fields: &[FieldRow], depth: usize) {
         let (shape, below): (String, &[FieldRow]) = match field.kind {
             FieldType::List16(item) => ("u16 count, then for each:".to_owned(), item),
             FieldType::List32(item) => ("u32 count, then for each:".to_owned(), item),
+            FieldType::Packed32(item) => ("u32 length in bytes, then within it, for each:".to_owned(), item),
+            FieldType::Optional(fields) => ("u8 0 or 1, and if it is 1:".to_owned(), fields),
+            FieldType::Group(fields) => ("in order:".to_owned(), fields),
             kind => (kind.name(), &[]),
         };
         let named: Vec<String> = match field.kind {
@@ -92,7 +104,21 @@ fn fields(text: &mut String, fields: &[FieldRow], depth: usize) {
         };
         let named = if named.is_empty() { String::new() } else { format!(" ({})", named.join(", ")) };
         let doc = if field.doc.is_empty() { String::new() } else { format!(": {}", field.doc) };
-        writeln!(text, "{indent}- `{}` {shape}{named}{doc}", field.name).expect("a string can be written");
+        // What follows stands on lines of its own; the meaning stands before the colon.
+        let line = match shape.strip_suffix(':') {
+            Some(shape) if !field.doc.is_empty() => format!("`{}` ({}) {shape}:", field.name, field.doc),
+            _ => format!("`{}` {shape}{named}{doc}", field.name),
+        };
+        writeln!(text, "{indent}- {line}").expect("a string can be written");
+        if let FieldType::Choice(variants) = field.kind {
+            for variant in variants {
+                let doc = if variant.doc.is_empty() { String::new() } else { format!(": {}", variant.doc) };
+                writeln!(text, "{indent}  - {} `{}`{doc}", variant.number, variant.name)
+                    .expect("a string can be written");
+                self::fields(text, variant.fields, depth + 2);
+            }
+        }
+        // The choices of lists have tables of their own.
         let is_choice = below.iter().any(|field| matches!(field.kind, FieldType::Choice(_)));
         if !is_choice {
             self::fields(text, below, depth + 1);
@@ -139,6 +165,43 @@ fn opcode_fields() -> String {
         for (name, part) in parts {
             let Some(part) = part else { continue };
             if part == none {
+                writeln!(text, "{name}: no fixed fields.\n").expect("a string can be written");
+                continue;
+            }
+            writeln!(text, "{name}:\n").expect("a string can be written");
+            fields(&mut text, part, 0);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn peer_handshake() -> String {
+    let mut text = String::new();
+    for (name, part) in [("HELLO", PEER_HELLO), ("WELCOME", PEER_WELCOME)] {
+        writeln!(text, "\n**{name}**\n").expect("a string can be written");
+        fields(&mut text, part, 0);
+    }
+    text + "\n"
+}
+
+fn peer_opcodes() -> String {
+    let rows_of = PEER_OPCODES.iter().map(|row| {
+        let lane = LANES.iter().find(|lane| lane.number == row.lane as u8).map_or("", |lane| lane.name);
+        let tags: Vec<&str> = row.tags.iter().map(|tag| tag.name()).collect();
+        let tags =
+            if tags.is_empty() { "none".to_owned() } else { format!("DEADLINE, TRACE_PARENT, {}", tags.join(", ")) };
+        format!("| {:#06x} | {} | {lane} | {} | {tags} |", row.opcode.number(), row.name, row.doc)
+    });
+    rows("| opcode | name | lane | meaning | tags |\n|---|---|---|---|---|\n", rows_of)
+}
+
+fn peer_fields(lane: Lane) -> String {
+    let mut text = String::new();
+    for row in PEER_OPCODES.iter().filter(|row| row.lane == lane) {
+        writeln!(text, "\n#### {} ({:#06x})\n", row.name, row.opcode.number()).expect("a string can be written");
+        for (name, part) in [("REQUEST", row.request), ("RESPONSE", row.response)] {
+            if part.is_empty() {
                 writeln!(text, "{name}: no fixed fields.\n").expect("a string can be written");
                 continue;
             }

@@ -1,8 +1,8 @@
 //! A frame through the typed messages and back.
 
-use bytes::BytesMut;
-use quantadb::testing::wire::Message;
-use quantadb::types::limits::FRAME_PAYLOAD_BYTES_MAX;
+use bytes::{Bytes, BytesMut};
+use quantadb::testing::wire::{Dialect, Message, PeerMessage};
+use quantadb::wire::peer::{PEER_PAYLOAD_BYTES_MAX, PeerOpcode};
 use quantadb::wire::registry::{Direction, KINDS};
 use quantadb::wire::{DecodeError, FrameError, Header, Kind, Opcode, Request, peek, put_frame};
 
@@ -21,10 +21,11 @@ pub enum TypedError {
     Message(DecodeError),
 }
 
-/// Decodes the frame, which is all of `bytes`, by the typed messages, and encodes what came of it. `client` says who sends it.
-pub fn re_encode(bytes: &[u8], client: Option<bool>) -> Result<BytesMut, TypedError> {
+/// Decodes the frame, which is all of `bytes`, by the typed messages, and encodes what came of it. `client` says whether who
+/// opened the connection sends it.
+pub fn re_encode(dialect: Dialect, bytes: &[u8], client: Option<bool>) -> Result<BytesMut, TypedError> {
     let (header, total) =
-        peek(bytes, FRAME_PAYLOAD_BYTES_MAX).map_err(TypedError::Frame)?.ok_or(TypedError::CutShort)?;
+        peek(bytes, PEER_PAYLOAD_BYTES_MAX).map_err(TypedError::Frame)?.ok_or(TypedError::CutShort)?;
     if total != bytes.len() {
         return Err(TypedError::CutShort);
     }
@@ -36,7 +37,18 @@ pub fn re_encode(bytes: &[u8], client: Option<bool>) -> Result<BytesMut, TypedEr
     }
     let payload = &bytes[Header::BYTES..];
     let mut again = BytesMut::new();
+    let between_nodes = match PeerOpcode::from_number(header.opcode) {
+        _ if dialect == Dialect::Client => None,
+        None if matches!(header.kind, Kind::Hello | Kind::Welcome) => Some(PeerOpcode::Vote),
+        opcode => opcode,
+    };
+    let shared = Bytes::copy_from_slice(payload);
+    let between_nodes = between_nodes.and_then(|opcode| PeerMessage::decode(header.kind, opcode, &shared));
     match header.kind {
+        _ if between_nodes.is_some() => {
+            let message = between_nodes.ok_or(TypedError::Opcode)?;
+            message.map_err(TypedError::Message)?.encode(&mut again);
+        }
         Kind::Request => {
             Request::decode(header.opcode, payload).map_err(TypedError::Message)?.encode(&mut again);
         }

@@ -29,6 +29,14 @@ impl Session {
                 self.go_away(ErrorCode::VERSION_UNSUPPORTED, &message);
                 false
             }
+            Err(PrefaceError::WrongPort) => {
+                // Told in its own protocol, so that it understands.
+                // spec: QP-FRM-005
+                self.outbound.put_slice(&wire::peer::PREFACE);
+                self.state = State::Hello;
+                self.go_away(ErrorCode::WRONG_PORT, "this listener is for clients, nodes have another");
+                false
+            }
             Err(error @ PrefaceError::Stranger(_)) => {
                 info!(self.log, "a stranger connected"; "reason" => %error);
                 self.state = State::Closing;

@@ -1,16 +1,21 @@
 //! Frames as the specification prints them.
 
-use super::table::{Result, hex_of, layout, read_field, read_tag, wrong};
+use super::table::{Dialect, Result, hex_of, read_field, read_tag, wrong};
 use crate::encoding::Reader;
 use crate::wire::registry::{FieldRow, FieldType};
-use crate::wire::{Header, Opcode, Tag, peek};
+use crate::wire::{Header, Tag, peek};
 use serde_json::Value;
 
 /// A frame as the specification prints it: its bytes, field by field, each with its name and value behind a semicolon.
 pub fn annotate(bytes: &[u8]) -> Result<String> {
+    annotate_in(Dialect::Client, bytes)
+}
+
+/// The same of a frame in this dialect.
+pub fn annotate_in(dialect: Dialect, bytes: &[u8]) -> Result<String> {
     let Some((header, _)) = peek(bytes, usize::MAX)? else { return wrong("the frame is cut short") };
     let mut lines = Lines::default();
-    let opcode = Opcode::from_number(header.opcode).map_or("none", Opcode::name);
+    let opcode = dialect.opcode_name(header.opcode).unwrap_or("none");
     lines.put(&bytes[..4], &format!("payload length {}", header.payload_bytes));
     lines.put(&bytes[4..5], &format!("kind {}", header.kind.name()));
     lines.put(&bytes[5..6], if header.is_after() { "flags AFTER" } else { "flags" });
@@ -19,9 +24,7 @@ pub fn annotate(bytes: &[u8]) -> Result<String> {
     lines.put(&bytes[16..20], "CRC-32 of the payload");
     lines.put(&bytes[20..24], "CRC-32 of the 20 bytes before");
     let mut reader = Reader::new(&bytes[Header::BYTES..]);
-    for field in layout(header.kind, header.opcode).unwrap_or_default() {
-        lines.field(field, &mut reader)?;
-    }
+    lines.fields("", dialect.layout(header.kind, header.opcode).unwrap_or_default(), &mut reader)?;
     while !reader.is_empty() {
         let (before, at) = (reader.rest(), reader.position());
         let tag = Tag(reader.u16()?);
@@ -49,32 +52,50 @@ impl Lines {
         }
     }
 
-    fn field(&mut self, field: &FieldRow, reader: &mut Reader<'_>) -> Result<()> {
+    /// `within` is the name of the group that the field stands in, with a dot behind it.
+    fn field(&mut self, within: &str, field: &FieldRow, reader: &mut Reader<'_>) -> Result<()> {
         let (before, at) = (reader.rest(), reader.position());
         let taken = |reader: &Reader<'_>| &before[..reader.position() - at];
-        let items = match field.kind {
-            FieldType::List16(item) => Some((u32::from(reader.u16()?), item)),
-            FieldType::List32(item) => Some((reader.u32()?, item)),
-            _ => None,
-        };
-        if let Some((count, item)) = items {
-            self.put(taken(reader), &format!("{}: {count}", field.name));
-            for _ in 0..count {
-                item.iter().try_for_each(|field| self.field(field, reader))?;
+        let name = format!("{within}{}", field.name);
+        match field.kind {
+            FieldType::List16(item) | FieldType::List32(item) => {
+                let is_short = matches!(field.kind, FieldType::List16(_));
+                let count = if is_short { u32::from(reader.u16()?) } else { reader.u32()? };
+                self.put(taken(reader), &format!("{name}: {count}"));
+                (0..count).try_for_each(|_| self.fields("", item, reader))
             }
-            return Ok(());
+            FieldType::Packed32(item) => {
+                let end = reader.u32()? as usize + reader.position();
+                self.put(taken(reader), &format!("{name}: {} bytes", end - reader.position()));
+                while reader.position() < end {
+                    self.fields("", item, reader)?;
+                }
+                Ok(())
+            }
+            FieldType::Choice(variants) => {
+                let number = reader.u8()?;
+                let Some(variant) = variants.iter().find(|variant| variant.number == number) else {
+                    return wrong(format!("no variant has the number {number}"));
+                };
+                self.put(taken(reader), &format!("{name}: {}", variant.name));
+                self.fields("", variant.fields, reader)
+            }
+            FieldType::Optional(fields) => {
+                let is_there = reader.u8()? == 1;
+                self.put(taken(reader), &format!("{name}: {}", if is_there { "yes" } else { "none" }));
+                if is_there { self.fields(&format!("{name}."), fields, reader) } else { Ok(()) }
+            }
+            FieldType::Group(fields) => self.fields(&format!("{name}."), fields, reader),
+            kind => {
+                let value = read_field(kind, reader)?;
+                self.put(taken(reader), &format!("{name}: {}", shown(&value, kind)));
+                Ok(())
+            }
         }
-        if let FieldType::Choice(variants) = field.kind {
-            let number = reader.u8()?;
-            let Some(variant) = variants.iter().find(|variant| variant.number == number) else {
-                return wrong(format!("no variant has the number {number}"));
-            };
-            self.put(taken(reader), &format!("{}: {}", field.name, variant.name));
-            return variant.fields.iter().try_for_each(|field| self.field(field, reader));
-        }
-        let value = read_field(field.kind, reader)?;
-        self.put(taken(reader), &format!("{}: {}", field.name, shown(&value, field.kind)));
-        Ok(())
+    }
+
+    fn fields(&mut self, within: &str, fields: &[FieldRow], reader: &mut Reader<'_>) -> Result<()> {
+        fields.iter().try_for_each(|field| self.field(within, field, reader))
     }
 }
 

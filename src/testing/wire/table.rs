@@ -6,11 +6,12 @@
 //! ```
 //!
 //! Integers of up to 32 bits are numbers, of 64 bits decimal text; bytes are hexadecimal text; a named number is its name, a
-//! byte of flags the list of their names; a range without an end has `null`. A list of items with one field is a list of
-//! that field's values. What the tables do not know (a kind, an opcode, a tag) is its number in hexadecimal, and then its
+//! byte of flags the list of their names; a range without an end, and what is optional and not there, is `null`. A list of
+//! items with one field is a list of that field's values. What the tables do not know (a kind, an opcode, a tag) is its number in hexadecimal, and then its
 //! bytes as they are.
 
 use crate::encoding::{ReadError, Reader, Writer};
+use crate::wire::peer::{PEER_HELLO, PEER_OPCODES, PEER_WELCOME, PeerOpcode};
 use crate::wire::registry::{FieldRow, FieldType, KINDS, Named, OPCODES, TAGS, TagType, Variant};
 use crate::wire::{FrameError, Header, Kind, Opcode, Tag, peek, put_frame};
 use bytes::{BufMut, BytesMut};
@@ -56,21 +57,55 @@ pub fn from_hex(text: &str) -> Result<Vec<u8>> {
     bytes.ok_or_else(|| TableError(format!("not hexadecimal: {text}")))
 }
 
-/// The fixed fields of a frame of this kind and opcode; `None` if the tables do not know them.
-pub(super) fn layout(kind: Kind, opcode: u16) -> Option<&'static [FieldRow]> {
-    let row = KINDS.iter().find(|row| row.kind == kind)?;
-    let operation = || Some(Opcode::from_number(opcode)?.row());
-    match kind {
-        Kind::Request => Some(operation()?.request),
-        Kind::Response => operation()?.chunk.is_none().then_some(operation()?.response),
-        Kind::Chunk => operation()?.chunk,
-        Kind::End => operation()?.end,
-        _ => Some(row.fields),
+/// Whose frames they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Those of clients and servers.
+    Client,
+    /// Those of nodes among themselves; on their lane of requests the client's operations are among them.
+    Peer,
+}
+
+impl Dialect {
+    /// The fixed fields of a frame of this kind and opcode; `None` if the tables do not know them.
+    pub(super) fn layout(self, kind: Kind, opcode: u16) -> Option<&'static [FieldRow]> {
+        let row = KINDS.iter().find(|row| row.kind == kind)?;
+        let operation = || Some(Opcode::from_number(opcode)?.row());
+        let between_nodes = (self == Dialect::Peer).then(|| PeerOpcode::from_number(opcode)).flatten();
+        match kind {
+            Kind::Hello if self == Dialect::Peer => Some(PEER_HELLO),
+            Kind::Welcome if self == Dialect::Peer => Some(PEER_WELCOME),
+            Kind::Request if between_nodes.is_some() => Some(between_nodes?.row().request),
+            Kind::Response if between_nodes.is_some() => Some(between_nodes?.row().response),
+            Kind::Request => Some(operation()?.request),
+            Kind::Response => operation()?.chunk.is_none().then_some(operation()?.response),
+            Kind::Chunk => operation()?.chunk,
+            Kind::End => operation()?.end,
+            _ => Some(row.fields),
+        }
+    }
+
+    /// The name of an opcode; `None` if the tables do not know it.
+    pub(super) fn opcode_name(self, opcode: u16) -> Option<&'static str> {
+        let between_nodes = || PeerOpcode::from_number(opcode).filter(|_| self == Dialect::Peer);
+        Opcode::from_number(opcode).map(Opcode::name).or_else(|| between_nodes().map(PeerOpcode::name))
+    }
+
+    /// The opcode with this name.
+    fn opcode(self, name: &str) -> Option<u16> {
+        let of_clients = OPCODES.iter().find(|row| row.name == name).map(|row| row.opcode.number());
+        let of_nodes = || PEER_OPCODES.iter().find(|row| row.name == name).map(|row| row.opcode.number());
+        of_clients.or_else(|| of_nodes().filter(|_| self == Dialect::Peer))
     }
 }
 
 /// The frame at the front of `bytes` as JSON. `bytes` holds nothing else.
 pub fn describe(bytes: &[u8]) -> Result<Value> {
+    describe_in(Dialect::Client, bytes)
+}
+
+/// The same of a frame in this dialect.
+pub fn describe_in(dialect: Dialect, bytes: &[u8]) -> Result<Value> {
     let Some((header, total)) = peek(bytes, usize::MAX)? else { return wrong("the frame is cut short") };
     if total != bytes.len() {
         return wrong("bytes are left over behind the frame");
@@ -84,11 +119,11 @@ pub fn describe(bytes: &[u8]) -> Result<Value> {
     frame.insert("flags".into(), json!(header.flags));
     frame.insert("request_id".into(), json!(header.request_id.to_string()));
     if header.kind.has_opcode() {
-        let name = Opcode::from_number(header.opcode).map(|opcode| opcode.name().to_owned());
+        let name = dialect.opcode_name(header.opcode).map(str::to_owned);
         frame.insert("opcode".into(), json!(name.unwrap_or_else(|| format!("{:#06x}", header.opcode))));
     }
     let payload = &bytes[Header::BYTES..];
-    match layout(header.kind, header.opcode) {
+    match dialect.layout(header.kind, header.opcode) {
         None => {
             frame.insert("payload".into(), json!(to_hex(payload)));
         }
@@ -103,6 +138,11 @@ pub fn describe(bytes: &[u8]) -> Result<Value> {
 
 /// The frame that `describe` gave this JSON for.
 pub fn build(frame: &Value) -> Result<BytesMut> {
+    build_in(Dialect::Client, frame)
+}
+
+/// The same of a frame in this dialect.
+pub fn build_in(dialect: Dialect, frame: &Value) -> Result<BytesMut> {
     let name = text(frame, "kind")?;
     let row = KINDS.iter().find(|row| row.name == name);
     let kind = match row {
@@ -111,13 +151,13 @@ pub fn build(frame: &Value) -> Result<BytesMut> {
     };
     let opcode = match frame.get("opcode").and_then(Value::as_str) {
         None => 0,
-        Some(name) => match OPCODES.iter().find(|row| row.name == name) {
-            Some(row) => row.opcode.number(),
+        Some(name) => match dialect.opcode(name) {
+            Some(opcode) => opcode,
             None => hex_number(name)?,
         },
     };
     let mut payload = BytesMut::new();
-    match layout(kind, opcode) {
+    match dialect.layout(kind, opcode) {
         None => payload.put_slice(&from_hex(text(frame, "payload")?)?),
         Some(fields) => {
             write_fields(fields, member(frame, "fields")?, &mut payload)?;
@@ -185,6 +225,20 @@ pub(super) fn read_field(kind: FieldType, reader: &mut Reader<'_>) -> Result<Val
             fields.insert("kind".into(), json!(variant.name));
             Value::Object(fields)
         }
+        FieldType::Packed32(item) => {
+            let mut within = Reader::new(reader.bytes32()?);
+            let mut items = Vec::new();
+            while !within.is_empty() {
+                items.push(read_item(item, &mut within)?);
+            }
+            Value::Array(items)
+        }
+        FieldType::Optional(fields) => match reader.u8()? {
+            0 => Value::Null,
+            1 => Value::Object(read_fields(fields, reader)?),
+            other => return wrong(format!("{other} is neither 0 nor 1")),
+        },
+        FieldType::Group(fields) => Value::Object(read_fields(fields, reader)?),
     })
 }
 
@@ -308,6 +362,17 @@ fn write_field(kind: FieldType, value: &Value, out: &mut BytesMut) -> Result<()>
             out.put_u8(variant.number);
             write_fields(variant.fields, value, out)?;
         }
+        FieldType::Packed32(item) => {
+            let mut within = BytesMut::new();
+            items(value)?.iter().try_for_each(|value| write_item(item, value, &mut within))?;
+            out.put_bytes32(&within);
+        }
+        FieldType::Optional(_) if value.is_null() => out.put_u8(0),
+        FieldType::Optional(fields) => {
+            out.put_u8(1);
+            write_fields(fields, value, out)?;
+        }
+        FieldType::Group(fields) => write_fields(fields, value, out)?,
     }
     Ok(())
 }

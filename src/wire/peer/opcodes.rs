@@ -1,5 +1,8 @@
 //! The operations between peers. Their numbers lie above all of the client's, so that both can stand on one connection.
 
+use super::{Lane, commit, layout};
+use crate::wire::registry::{COMMIT_RESPONSE, FieldRow, Tag};
+
 /// What a peer asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u16)]
@@ -31,25 +34,83 @@ pub struct PeerOpcodeRow {
     pub opcode: PeerOpcode,
     /// Its name in the specification.
     pub name: &'static str,
+    /// The lane that it stands on.
+    pub lane: Lane,
+    /// The fixed fields of its REQUEST.
+    pub request: &'static [FieldRow],
+    /// The fixed fields of its RESPONSE.
+    pub response: &'static [FieldRow],
+    /// The tags that its REQUEST may carry.
+    pub tags: &'static [Tag],
     /// What it does.
     pub doc: &'static str,
 }
 
 /// Every peer opcode, by number.
 pub const PEER_OPCODES: &[PeerOpcodeRow] = &[
-    row(PeerOpcode::Vote, "VOTE", "asks for a vote"),
-    row(PeerOpcode::PreVote, "PRE_VOTE", "asks whether a vote would be given"),
-    row(PeerOpcode::Append, "APPEND", "entries to be appended; none: a sign of life"),
-    row(PeerOpcode::Transfer, "TRANSFER", "the leader hands its office over"),
-    row(PeerOpcode::SnapshotBegin, "SNAPSHOT_BEGIN", "a snapshot is about to come"),
-    row(PeerOpcode::SnapshotPart, "SNAPSHOT_PART", "rows of it"),
-    row(PeerOpcode::SnapshotEnd, "SNAPSHOT_END", "it is complete"),
-    row(PeerOpcode::Join, "JOIN", "a node wants to become a member"),
-    row(PeerOpcode::CommitWhole, "COMMIT_WHOLE", "a transaction, whole"),
+    consensus(PeerOpcode::Vote, "VOTE", layout::VOTE, layout::VOTE_REPLY, "asks for a vote"),
+    consensus(PeerOpcode::PreVote, "PRE_VOTE", layout::VOTE, layout::VOTE_REPLY, "asks whether a vote would be given"),
+    consensus(
+        PeerOpcode::Append,
+        "APPEND",
+        layout::APPEND,
+        layout::APPEND_REPLY,
+        "entries to be appended; none: a sign of life",
+    ),
+    consensus(
+        PeerOpcode::Transfer,
+        "TRANSFER",
+        layout::TRANSFER,
+        layout::TRANSFER_REPLY,
+        "the leader hands its office over",
+    ),
+    snapshot(
+        PeerOpcode::SnapshotBegin,
+        "SNAPSHOT_BEGIN",
+        layout::SNAPSHOT_BEGIN,
+        layout::SNAPSHOT_BEGUN,
+        "a snapshot is about to come",
+    ),
+    snapshot(PeerOpcode::SnapshotPart, "SNAPSHOT_PART", layout::SNAPSHOT_PART, &[], "rows of it"),
+    snapshot(PeerOpcode::SnapshotEnd, "SNAPSHOT_END", layout::SNAPSHOT_END, layout::SNAPSHOT_ENDED, "it is complete"),
+    PeerOpcodeRow {
+        opcode: PeerOpcode::Join,
+        name: "JOIN",
+        lane: Lane::Join,
+        request: layout::JOIN,
+        response: layout::JOINED,
+        tags: &[],
+        doc: "a node wants to become a member",
+    },
+    PeerOpcodeRow {
+        opcode: PeerOpcode::CommitWhole,
+        name: "COMMIT_WHOLE",
+        lane: Lane::Requests,
+        request: layout::COMMIT_WHOLE,
+        response: COMMIT_RESPONSE,
+        tags: commit::TAGS,
+        doc: "commits a transaction that another node's session holds",
+    },
 ];
 
-const fn row(opcode: PeerOpcode, name: &'static str, doc: &'static str) -> PeerOpcodeRow {
-    PeerOpcodeRow { opcode, name, doc }
+const fn consensus(
+    opcode: PeerOpcode,
+    name: &'static str,
+    request: &'static [FieldRow],
+    response: &'static [FieldRow],
+    doc: &'static str,
+) -> PeerOpcodeRow {
+    PeerOpcodeRow { opcode, name, lane: Lane::Consensus, request, response, tags: &[], doc }
+}
+
+const fn snapshot(
+    opcode: PeerOpcode,
+    name: &'static str,
+    request: &'static [FieldRow],
+    response: &'static [FieldRow],
+    doc: &'static str,
+) -> PeerOpcodeRow {
+    PeerOpcodeRow { opcode, name, lane: Lane::Snapshot, request, response, tags: &[], doc }
 }
 
 impl PeerOpcode {
@@ -66,5 +127,41 @@ impl PeerOpcode {
     #[must_use]
     pub const fn number(self) -> u16 {
         self as u16
+    }
+
+    /// What is known of it.
+    #[must_use]
+    pub fn row(self) -> &'static PeerOpcodeRow {
+        PEER_OPCODES.iter().find(|row| row.opcode == self).expect("every opcode has a row")
+    }
+
+    /// Its name in the specification.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::registry::OPCODES;
+    use std::collections::BTreeSet;
+
+    // spec: QP-PEER-007
+    #[test]
+    fn numbers_and_names_are_given_once_and_lie_above_those_of_clients() {
+        let numbers: BTreeSet<u16> = PEER_OPCODES.iter().map(|row| row.opcode.number()).collect();
+        assert_eq!(numbers.len(), PEER_OPCODES.len());
+        assert!(numbers.iter().all(|number| *number >= PeerOpcode::FIRST));
+        assert!(OPCODES.iter().all(|row| row.opcode.number() < PeerOpcode::FIRST));
+        let names: BTreeSet<&str> =
+            PEER_OPCODES.iter().map(|row| row.name).chain(OPCODES.iter().map(|row| row.name)).collect();
+        assert_eq!(names.len(), PEER_OPCODES.len() + OPCODES.len());
+        for row in PEER_OPCODES {
+            assert_eq!(PeerOpcode::from_number(row.opcode.number()), Some(row.opcode));
+            assert_eq!((row.opcode.row(), row.opcode.name()), (row, row.name));
+        }
+        assert_eq!(PeerOpcode::from_number(PeerOpcode::FIRST), None);
     }
 }

@@ -2,13 +2,24 @@
 //!
 //! Whoever receives it says how many parts it has of this very snapshot, so that an interrupted one goes on there.
 
-use super::messages::{PeerVote, put_optional, read_optional};
+use super::consensus::{PeerVote, put_optional, read_optional};
 use crate::{
     encoding::{Reader, Writer},
     types::{LogId, Version},
-    wire::{error::DecodeError, tags::skip_tags},
+    wire::{
+        error::DecodeError,
+        fields::{Field, check, read_key, read_value},
+        registry::ErrorCode,
+        response::reply,
+        tags::skip_tags,
+    },
 };
 use bytes::{BufMut, Bytes, BytesMut};
+
+/// Longest membership, in bytes: a thousand members with the longest addresses take half of it.
+pub const MEMBERSHIP_BYTES_MAX: usize = 1 << 20;
+/// What a row takes besides its key and its value: keyspace, two lengths, the version.
+const ROW_BYTES_MIN: usize = 2 + 4 + 8 + 4;
 
 /// SNAPSHOT_BEGIN: what the snapshot is of. Everything here is of one moment, that of the pin it is read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +38,7 @@ pub struct SnapshotBegin {
     pub clock_ms: u64,
     /// Idempotency records below this version have expired.
     pub idempotency_floor: Version,
-    /// The membership as of it, in the encoding of the marker.
+    /// The membership as of it, in the encoding of the marker: at most [`MEMBERSHIP_BYTES_MAX`].
     pub membership: Bytes,
 }
 
@@ -51,6 +62,10 @@ pub struct SnapshotPart {
     /// Its rows.
     pub rows: Vec<SnapshotRow>,
 }
+
+/// The answer to [`SnapshotPart`]: it is held, and need not be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotTaken;
 
 /// A row of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,29 +96,28 @@ pub struct SnapshotEnded {
     pub vote: PeerVote,
 }
 
-const MEMBERSHIP_BYTES_MAX: usize = 1 << 20;
-
 impl SnapshotBegin {
-    /// Decodes the payload.
+    /// Decodes the payload; the membership shares its bytes.
     pub fn decode(payload: &Bytes) -> Result<SnapshotBegin, DecodeError> {
         let mut reader = Reader::new(payload);
-        let vote = PeerVote::read(&mut reader)?;
-        let snapshot = reader.array16()?;
-        let log_id = read_optional(&mut reader)?;
-        let (version, chain, clock_ms) = (Version(reader.u64()?), reader.u64()?, reader.u64()?);
-        let idempotency_floor = Version(reader.u64()?);
-        let membership = reader.bytes32()?;
-        if membership.len() > MEMBERSHIP_BYTES_MAX {
-            return Err(DecodeError::malformed("a membership is too long"));
-        }
-        let membership = payload.slice_ref(membership);
+        let begin = SnapshotBegin {
+            vote: Field::read(&mut reader)?,
+            snapshot: reader.array16()?,
+            log_id: read_optional(&mut reader)?,
+            version: Version(reader.u64()?),
+            chain: reader.u64()?,
+            clock_ms: reader.u64()?,
+            idempotency_floor: Version(reader.u64()?),
+            membership: payload.slice_ref(reader.bytes32()?),
+        };
+        check(ErrorCode::MALFORMED, MEMBERSHIP_BYTES_MAX, begin.membership.len())?;
         skip_tags(&mut reader)?;
-        Ok(SnapshotBegin { vote, snapshot, log_id, version, chain, clock_ms, idempotency_floor, membership })
+        Ok(begin)
     }
 
     /// Appends the payload.
     pub fn encode(&self, out: &mut BytesMut) {
-        self.vote.put(out);
+        self.vote.write(out);
         out.put_slice(&self.snapshot);
         put_optional(out, self.log_id.as_ref());
         out.put_u64(self.version.0);
@@ -114,21 +128,18 @@ impl SnapshotBegin {
     }
 }
 
-impl SnapshotBegun {
-    /// Decodes the payload.
-    pub fn decode(payload: &[u8]) -> Result<SnapshotBegun, DecodeError> {
-        let mut reader = Reader::new(payload);
-        let begun = match reader.u8()? {
-            0 => SnapshotBegun::GoOn { part: reader.u64()? },
-            1 => SnapshotBegun::HigherVote(PeerVote::read(&mut reader)?),
-            _ => return Err(DecodeError::malformed("no such answer to a snapshot")),
-        };
-        skip_tags(&mut reader)?;
-        Ok(begun)
+reply!(SnapshotBegun);
+
+impl<'a> Field<'a> for SnapshotBegun {
+    fn read(reader: &mut Reader<'a>) -> Result<SnapshotBegun, DecodeError> {
+        match reader.u8()? {
+            0 => Ok(SnapshotBegun::GoOn { part: reader.u64()? }),
+            1 => Field::read(reader).map(SnapshotBegun::HigherVote),
+            _ => Err(DecodeError::malformed("no such answer to a snapshot")),
+        }
     }
 
-    /// Appends the payload.
-    pub fn encode(&self, out: &mut BytesMut) {
+    fn write(&self, out: &mut BytesMut) {
         match self {
             SnapshotBegun::GoOn { part } => {
                 out.put_u8(0);
@@ -136,7 +147,7 @@ impl SnapshotBegun {
             }
             SnapshotBegun::HigherVote(vote) => {
                 out.put_u8(1);
-                vote.put(out);
+                vote.write(out);
             }
         }
     }
@@ -144,14 +155,19 @@ impl SnapshotBegun {
 
 impl SnapshotPart {
     /// Decodes the payload; the rows share its bytes.
+    // spec: QP-PEER-022
     pub fn decode(payload: &Bytes) -> Result<SnapshotPart, DecodeError> {
         let mut reader = Reader::new(payload);
-        let (part, count) = (reader.u64()?, reader.u32()?);
-        let mut rows = Vec::new();
+        let (part, count) = (reader.u64()?, reader.u32()? as usize);
+        // Room for what has arrived, whatever the count promises.
+        let mut rows: Vec<SnapshotRow> = Vec::with_capacity(count.min(reader.rest().len() / ROW_BYTES_MIN));
         for _ in 0..count {
-            let key = payload.slice_ref(reader.full_key()?);
+            let key = payload.slice_ref(read_key(&mut reader)?);
+            if rows.last().is_some_and(|before| before.key >= key) {
+                return Err(DecodeError::malformed("the rows of a part do not ascend"));
+            }
             let version = Version(reader.u64()?);
-            rows.push(SnapshotRow { key, version, value: payload.slice_ref(reader.bytes32()?) });
+            rows.push(SnapshotRow { key, version, value: payload.slice_ref(read_value(&mut reader)?) });
         }
         skip_tags(&mut reader)?;
         Ok(SnapshotPart { part, rows })
@@ -169,34 +185,38 @@ impl SnapshotPart {
     }
 }
 
-impl SnapshotEnd {
-    /// Decodes the payload.
-    pub fn decode(payload: &[u8]) -> Result<SnapshotEnd, DecodeError> {
-        let mut reader = Reader::new(payload);
-        let end = SnapshotEnd { parts: reader.u64()?, rows: reader.u64()?, hash: reader.u64()? };
-        skip_tags(&mut reader)?;
-        Ok(end)
+reply!(SnapshotTaken);
+
+impl<'a> Field<'a> for SnapshotTaken {
+    fn read(_: &mut Reader<'a>) -> Result<SnapshotTaken, DecodeError> {
+        Ok(SnapshotTaken)
     }
 
-    /// Appends the payload.
-    pub fn encode(&self, out: &mut BytesMut) {
+    fn write(&self, _: &mut BytesMut) {}
+}
+
+reply!(SnapshotEnd);
+
+impl<'a> Field<'a> for SnapshotEnd {
+    fn read(reader: &mut Reader<'a>) -> Result<SnapshotEnd, DecodeError> {
+        Ok(SnapshotEnd { parts: reader.u64()?, rows: reader.u64()?, hash: reader.u64()? })
+    }
+
+    fn write(&self, out: &mut BytesMut) {
         out.put_u64(self.parts);
         out.put_u64(self.rows);
         out.put_u64(self.hash);
     }
 }
 
-impl SnapshotEnded {
-    /// Decodes the payload.
-    pub fn decode(payload: &[u8]) -> Result<SnapshotEnded, DecodeError> {
-        let mut reader = Reader::new(payload);
-        let vote = PeerVote::read(&mut reader)?;
-        skip_tags(&mut reader)?;
-        Ok(SnapshotEnded { vote })
+reply!(SnapshotEnded);
+
+impl<'a> Field<'a> for SnapshotEnded {
+    fn read(reader: &mut Reader<'a>) -> Result<SnapshotEnded, DecodeError> {
+        Ok(SnapshotEnded { vote: Field::read(reader)? })
     }
 
-    /// Appends the payload.
-    pub fn encode(&self, out: &mut BytesMut) {
-        self.vote.put(out);
+    fn write(&self, out: &mut BytesMut) {
+        self.vote.write(out);
     }
 }

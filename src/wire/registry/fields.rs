@@ -53,8 +53,14 @@ pub enum FieldType {
     List16(&'static [FieldRow]),
     /// `u32` count, then so many of these.
     List32(&'static [FieldRow]),
+    /// `u32` length in bytes, then these again and again until the bytes are used up.
+    Packed32(&'static [FieldRow]),
     /// `u8` number, then the fields of the variant with that number.
     Choice(&'static [Variant]),
+    /// `u8` 0, or 1 and these.
+    Optional(&'static [FieldRow]),
+    /// These, in order.
+    Group(&'static [FieldRow]),
 }
 
 /// One alternative of a [`FieldType::Choice`].
@@ -87,7 +93,10 @@ impl FieldType {
             FieldType::Range => "range".to_owned(),
             FieldType::List16(fields) => format!("u16 count, each: {}", list(fields)),
             FieldType::List32(fields) => format!("u32 count, each: {}", list(fields)),
+            FieldType::Packed32(fields) => format!("u32 length in bytes, then each: {}", list(fields)),
             FieldType::Choice(_) => "u8 kind, then its fields".to_owned(),
+            FieldType::Optional(fields) => format!("u8 0, or 1 and: {}", list(fields)),
+            FieldType::Group(fields) => list(fields),
         }
     }
 }
@@ -98,16 +107,16 @@ fn list(fields: &[FieldRow]) -> String {
 }
 
 /// A field whose name says what it means.
-pub(super) const fn field(name: &'static str, kind: FieldType) -> FieldRow {
+pub(in crate::wire) const fn field(name: &'static str, kind: FieldType) -> FieldRow {
     FieldRow { name, kind, doc: "" }
 }
 
 /// A field with a word about it.
-pub(super) const fn field_doc(name: &'static str, kind: FieldType, doc: &'static str) -> FieldRow {
+pub(in crate::wire) const fn field_doc(name: &'static str, kind: FieldType, doc: &'static str) -> FieldRow {
     FieldRow { name, kind, doc }
 }
 
 /// A named number.
-pub(super) const fn named(number: u8, name: &'static str, doc: &'static str) -> Named {
+pub(in crate::wire) const fn named(number: u8, name: &'static str, doc: &'static str) -> Named {
     Named { number, name, doc }
 }

@@ -13,9 +13,13 @@ mod tags;
 
 pub use errors::{ERRORS, ErrorCode, ErrorRow, Outcome, Retry};
 pub use fields::{FieldRow, FieldType, Named, Variant};
+pub(super) use fields::{field, field_doc, named};
 pub use kinds::{Direction, FLAG_AFTER, FLAGS, FLAGS_CRITICAL, FlagRow, IdRule, KINDS, Kind, KindRow, is_grease_kind};
 pub use limits::{LIMITS, LimitId, LimitRow};
-pub use opcodes::{ATOMIC_OPS, CONDITIONS, OPCODES, OPCODES_RESERVED, OPS, Opcode, OpcodeRow, RESULTS, ReservedRange};
+pub use opcodes::{
+    ATOMIC_OPS, CONDITIONS, MUTATIONS, OPCODES, OPCODES_RESERVED, OPS, Opcode, OpcodeRow, RESULTS, ReservedRange,
+};
+pub(super) use opcodes::{BOOLEAN, COMMIT_RESPONSE};
 pub use tags::{RESERVED_TAGS, TAGS, TRANSACTION_REQUIRED, Tag, TagRow, TagSet, TagType, is_critical, is_grease_tag};
 
 /// The framing version that this code speaks: the preface's last byte.

@@ -99,8 +99,12 @@ const KEY: FieldRow = field("key", FieldType::Key);
 const VALUE: FieldRow = field("value", FieldType::Bytes32);
 const RANGE: FieldRow = field("range", FieldType::Range);
 const NAME: FieldRow = field_doc("name", FieldType::Bytes16, "1 to 64 bytes");
-const BOOLEAN: FieldType = FieldType::Enum(&[named(0, "no", ""), named(1, "yes", "")]);
+/// A byte that is 0 or 1.
+pub(in crate::wire) const BOOLEAN: FieldType = FieldType::Enum(&[named(0, "no", ""), named(1, "yes", "")]);
 const RESULT: &[FieldRow] = &[field("result", FieldType::Bytes32)];
+/// The fixed fields of the answer to a commit.
+pub(in crate::wire) const COMMIT_RESPONSE: &[FieldRow] =
+    &[VERSION, field_doc("results", FieldType::List16(RESULT), "one for each ATOMIC, in order")];
 const ROW: &[FieldRow] = &[
     field_doc("key", FieldType::Bytes16, "without its keyspace"),
     field("row_version", FieldType::U64),
@@ -171,11 +175,18 @@ const fn condition(number: u8, name: &'static str, doc: &'static str) -> Variant
     Variant { number, name, fields: CONDITION, doc }
 }
 
-/// The operations of EXECUTE. The first three are encoded as mutations are in the log.
+const PUT: Variant = Variant { number: 1, name: "PUT", fields: &[KEY, VALUE], doc: "writes a value" };
+const DELETE: Variant = Variant { number: 2, name: "DELETE", fields: &[KEY], doc: "removes a key" };
+const CHANGE: Variant = Variant { number: 3, name: "ATOMIC", fields: ATOMIC, doc: "changes a value" };
+
+/// The mutations, as the log has them.
+pub const MUTATIONS: &[Variant] = &[PUT, DELETE, CHANGE];
+
+/// The operations of EXECUTE. The first three are mutations.
 pub const OPS: &[Variant] = &[
-    Variant { number: 1, name: "PUT", fields: &[KEY, VALUE], doc: "writes a value" },
-    Variant { number: 2, name: "DELETE", fields: &[KEY], doc: "removes a key" },
-    Variant { number: 3, name: "ATOMIC", fields: ATOMIC, doc: "changes a value" },
+    PUT,
+    DELETE,
+    CHANGE,
     Variant { number: 4, name: "DELETE_RANGE", fields: &[RANGE], doc: "removes every key of a range" },
     Variant { number: 16, name: "GET", fields: &[KEY], doc: "the value of a key" },
     Variant {
@@ -361,7 +372,7 @@ opcodes! {
         tags [MIN_VERSION CONSISTENCY]
     Commit "COMMIT" "commits a transaction"
         request &[];
-        response &[VERSION, field_doc("results", FieldType::List16(RESULT), "one for each ATOMIC, in order")];
+        response COMMIT_RESPONSE;
         tags [TRANSACTION IDEMPOTENCY RETRY_MARK]
     Rollback "ROLLBACK" "forgets a transaction"
         request &[];
