@@ -346,7 +346,8 @@ async fn an_error_of_the_function_rolls_back_and_is_returned() {
         }
     }
     let (_server, client) = started().await;
-    let options = TransactOptions { isolation: Isolation::Snapshot, deadline: Some(Duration::from_secs(5)) };
+    let deadline = Some(Duration::from_secs(5));
+    let options = TransactOptions { isolation: Isolation::Snapshot, deadline, ..TransactOptions::default() };
     let result = client
         .transact_with(options, |tx| async move {
             tx.put("a", "1").await?;

@@ -4,26 +4,30 @@
 //! |---|---|---|---|
 //! | the connection was lost before it was sent | again | again | again |
 //! | the connection was lost after it was sent | again | again, marked | unknown |
+//! | another node leads, nothing done | there | there | there |
 //! | refused for now, nothing done | again, later | again, later | again, later |
 //! | the server does not know the outcome | – | again, marked, later | unknown |
 //! | the deadline passed | not applied | unknown if it was sent | unknown if it was sent |
 //!
-//! "Again" ends at the deadline. Once an outcome is unknown, no refusal of a later attempt makes it known, but that of a
-//! fence.
+//! "Again" ends at the deadline, with the last failure, and is on whatever connection is there then: to another node, if
+//! the one before was lost or could do nothing. Once an outcome is unknown, no refusal of a later attempt makes it known,
+//! but that of a fence.
 
+use super::connection::Connection;
 use super::error::Error;
-use super::link::{Link, backoff};
+use super::link::{Link, Preference, backoff};
 use super::options::CallOptions;
 use super::waiters::{Cancelling, Failure};
 use crate::env::{Env, Moment};
-use crate::types::Version;
-use crate::wire::{ErrorCode, Outcome, Request, RequestBody, RequestTags, Retry};
+use crate::wire::{ErrorCode, Outcome, Request, RequestBody, RequestTags, Retry, Tag};
 use bytes::Bytes;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// The first wait after a refusal; it doubles.
-const WAIT_MIN: Duration = Duration::from_millis(2);
-const WAIT_MAX: Duration = Duration::from_millis(500);
+pub(super) const WAIT_MIN: Duration = Duration::from_millis(2);
+pub(super) const WAIT_MAX: Duration = Duration::from_millis(500);
+/// A node that gave no answer for so long is in doubt.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// What a request does if it is done twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +48,8 @@ struct Attempts {
     unknown: bool,
     /// Attempts that were refused, or lost after they were sent.
     failures: u32,
+    /// Why the last of them failed.
+    last: Option<Error>,
 }
 
 /// What to do after a failed attempt.
@@ -64,27 +70,56 @@ impl Attempts {
             Failure::Lost { sent, cause } => {
                 self.unknown |= sent && self.nature == Nature::Write;
                 let again = !self.once && (self.nature == Nature::Repeatable || self.keyed);
+                let error = Error::lost("the connection was lost").caused_by(Some(cause));
                 if again && sent {
-                    self.failures += 1;
+                    self.failed(error);
                     // One loss is an accident. A server that is lost again and again is not asked at full speed.
                     return if self.failures == 1 { Verdict::Again } else { Verdict::Later(Duration::ZERO) };
                 }
-                Verdict::Fail(self.final_error(Error::lost("the connection was lost").caused_by(Some(cause))))
+                Verdict::Fail(self.final_error(error))
             }
-            Failure::GaveUp { sent } => {
-                self.unknown |= sent && self.nature == Nature::Write;
-                Verdict::Fail(self.final_error(Error::deadline("no answer came within the deadline")))
+            Failure::GaveUp { sent: false } => Verdict::Fail(self.ended()),
+            Failure::GaveUp { sent: true } => {
+                self.unknown |= self.nature == Nature::Write;
+                let error = Error::deadline("no answer came within the deadline").caused_by(self.last.take());
+                Verdict::Fail(self.final_error(error))
             }
             Failure::Refused(error) => {
                 self.unknown |= error.outcome() == Outcome::Unknown && self.nature == Nature::Write;
-                let marked = self.keyed && error.code() == Some(ErrorCode::OUTCOME_UNKNOWN);
-                if !self.once && (error.passes() || marked) {
-                    self.failures += 1;
-                    return Verdict::Later(error.retry_after().unwrap_or_default());
+                if self.once || !self.may_pass(&error) {
+                    return Verdict::Fail(self.final_error(error));
                 }
-                Verdict::Fail(self.final_error(error))
+                let least = error.retry_after().unwrap_or_default();
+                self.failed(error);
+                // Two nodes that name each other are not asked at full speed.
+                if self.failures == 1 && self.redirected() { Verdict::Again } else { Verdict::Later(least) }
             }
         }
+    }
+
+    fn failed(&mut self, error: Error) {
+        self.failures += 1;
+        self.last = Some(error);
+    }
+
+    /// Whether the last attempt was refused by a node that names another as leader.
+    fn redirected(&self) -> bool {
+        self.last.as_ref().is_some_and(|error| error.retry() == Retry::Redirect && error.leader().is_some())
+    }
+
+    /// There is no time for another attempt. What the last one met says more than that.
+    fn ended(&mut self) -> Error {
+        let error = self.last.take().unwrap_or_else(|| Error::deadline("no answer came within the deadline"));
+        self.final_error(error)
+    }
+
+    /// Whether the same request may be sent again, and meet something else.
+    fn may_pass(&self, error: &Error) -> bool {
+        if error.code() == Some(ErrorCode::OUTCOME_UNKNOWN) {
+            return self.keyed;
+        }
+        let harmless = error.outcome() == Outcome::NotApplied || self.keyed || self.nature == Nature::Repeatable;
+        harmless && error.passes()
     }
 
     /// What is told when nothing is tried again.
@@ -103,6 +138,20 @@ pub(super) fn deadline_ms(env: &Env, deadline: Moment) -> Option<u32> {
     (whole > 0).then(|| u32::try_from(whole).unwrap_or(u32::MAX))
 }
 
+/// Which node does it best.
+fn preference(body: &RequestBody<'_>) -> Preference {
+    match body {
+        RequestBody::Put { .. }
+        | RequestBody::Delete { .. }
+        | RequestBody::DeleteRange { .. }
+        | RequestBody::Atomic { .. }
+        | RequestBody::Execute(_)
+        | RequestBody::OpenKeyspace { create: true, .. }
+        | RequestBody::Outcome { .. } => Preference::Leader,
+        _ => Preference::Near,
+    }
+}
+
 impl Link {
     /// When a call that begins now must be done.
     pub(super) fn deadline(&self, options: &CallOptions) -> Moment {
@@ -116,49 +165,97 @@ impl Link {
         options: &CallOptions,
         nature: Nature,
     ) -> Result<Bytes, Error> {
-        let deadline = self.deadline(options);
+        self.call_until(self.deadline(options), body, options, nature).await.map(|(payload, _)| payload)
+    }
+
+    /// Makes a call that must be done at a moment, whatever its options say of it; the payload of its RESPONSE, and the
+    /// connection that it came on.
+    pub(super) async fn call_until(
+        &self,
+        deadline: Moment,
+        body: RequestBody<'_>,
+        options: &CallOptions,
+        nature: Nature,
+    ) -> Result<(Bytes, Arc<Connection>), Error> {
+        let began = self.env().now();
+        let taken = body.opcode().tags();
+        let consistency = options.consistency.filter(|_| taken.has(Tag::CONSISTENCY));
         let pair = options.pair.filter(|_| nature == Nature::Write);
-        let mut attempts = Attempts { nature, keyed: pair.is_some(), once: options.once, unknown: false, failures: 0 };
+        let cancel = if nature == Nature::Repeatable { Cancelling::AtOnce } else { Cancelling::Never };
+        let (keyed, once) = (pair.is_some(), options.once);
+        let mut attempts = Attempts { nature, keyed, once, unknown: false, failures: 0, last: None };
+        let mut preference = preference(&body);
         loop {
             let tags = RequestTags {
-                min_version: options.min_version,
+                min_version: options.min_version.max(self.seen_by(consistency)),
                 idempotency: pair,
                 retry_mark: pair.is_some() && attempts.unknown,
-                consistency: options.consistency.filter(|_| nature == Nature::Repeatable),
+                consistency,
                 ..RequestTags::default()
             };
-            let failure = match self.attempt(body, tags, deadline, nature).await {
-                Ok(payload) => return Ok(payload),
+            let failure = match self.connection_for(preference, deadline).await {
+                Ok(connection) => match self.attempt(&connection, Request { body, tags }, deadline, cancel).await {
+                    Ok(payload) => return Ok((payload, connection)),
+                    Err(failure) => {
+                        self.weigh(&connection, &failure, attempts.failures > 0, self.env().now() - began);
+                        failure
+                    }
+                },
                 Err(failure) => failure,
             };
             match attempts.judge(failure) {
                 Verdict::Again => {}
                 Verdict::Later(least) => {
                     let wait = least.max(backoff(self.env(), attempts.failures, WAIT_MIN, WAIT_MAX));
-                    self.env().until(deadline, self.env().sleep(wait)).await;
+                    if self.env().now() + wait >= deadline {
+                        return Err(attempts.ended());
+                    }
+                    self.env().sleep(wait).await;
                 }
                 Verdict::Fail(error) => return Err(error),
+            }
+            if attempts.redirected() {
+                preference = Preference::Redirected;
             }
         }
     }
 
+    async fn connection_for(&self, preference: Preference, deadline: Moment) -> Result<Arc<Connection>, Failure> {
+        self.left(deadline)?;
+        self.connection(preference, deadline).await.map_err(Failure::Refused)
+    }
+
     async fn attempt(
         &self,
-        body: RequestBody<'_>,
-        mut tags: RequestTags<'_>,
+        connection: &Arc<Connection>,
+        mut request: Request<'_>,
         deadline: Moment,
-        nature: Nature,
+        cancel: Cancelling,
     ) -> Result<Bytes, Failure> {
-        let left = || deadline_ms(self.env(), deadline).ok_or(Failure::GaveUp { sent: false });
-        left()?;
-        let connection = self.connection(deadline).await.map_err(Failure::Refused)?;
-        tags.deadline_ms = Some(left()?);
-        if nature == Nature::Repeatable && connection.floor > Version::ZERO {
-            tags.min_version = tags.min_version.max(Some(connection.floor));
+        request.tags.deadline_ms = Some(self.left(deadline)?);
+        self.ask(connection, &request, deadline, cancel).await?.await
+    }
+
+    fn left(&self, deadline: Moment) -> Result<u32, Failure> {
+        deadline_ms(self.env(), deadline).ok_or(Failure::GaveUp { sent: false })
+    }
+
+    /// Doubts the node behind a connection if the failure speaks against it: it says, and says again, that it can do
+    /// nothing, or it was silent for long.
+    pub(super) fn weigh(&self, connection: &Arc<Connection>, failure: &Failure, again: bool, waited: Duration) {
+        let doubtful = match failure {
+            Failure::Refused(error) => match error.code() {
+                Some(ErrorCode::UNAVAILABLE) => again,
+                Some(ErrorCode::NOT_LEADER) => again && error.leader().is_none(),
+                Some(ErrorCode::DEADLINE_EXCEEDED) => waited >= SILENCE_MAX,
+                _ => false,
+            },
+            Failure::GaveUp { sent } => *sent && waited >= SILENCE_MAX,
+            Failure::Lost { .. } => false,
+        };
+        if doubtful {
+            self.doubt(connection);
         }
-        let cancel = if nature == Nature::Repeatable { Cancelling::AtOnce } else { Cancelling::Never };
-        let ticket = self.ask(&connection, &Request { body, tags }, deadline, cancel).await?;
-        ticket.await
     }
 }
 
@@ -168,7 +265,7 @@ mod tests {
     use super::*;
 
     fn attempts(nature: Nature, keyed: bool) -> Attempts {
-        Attempts { nature, keyed, once: false, unknown: false, failures: 0 }
+        Attempts { nature, keyed, once: false, unknown: false, failures: 0, last: None }
     }
 
     fn lost(sent: bool) -> Failure {

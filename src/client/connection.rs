@@ -5,20 +5,26 @@
 //! last byte was given to the socket: before that no server can have done it.
 //!
 //! Bounds: requests and payload bytes in flight, as the server announced them. Who comes later waits here for room.
+//!
+//! A connection that was left for another still serves whoever holds it: the transactions that live on it, and the
+//! requests that were sent.
 
 use super::error::Error;
 use super::lock;
+use super::routes::Routes;
 use super::waiters::{Cancelling, Delivery, Failure, Reply, Sink, Waiter, Waiters};
 use crate::env::{Env, Moment};
-use crate::types::{ClusterId, NodeId, Version};
+use crate::types::{ClusterId, NodeId};
 use crate::wire::{
-    Cancel, Credit, ErrorCode, Frame, Goaway, Grease, Header, Kind, Notice, Opcode, Ping, Request, WireError,
+    Cancel, Credit, ErrorCode, Frame, Goaway, Grease, Header, Kind, Notice, Opcode, Ping, Request, Retry, WireError,
     begin_frame, finish_frame, put_frame,
 };
 use bytes::{Bytes, BytesMut};
 use std::{
     collections::VecDeque,
+    fmt,
     future::Future,
+    ops::Deref,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
@@ -29,6 +35,8 @@ use tokio::sync::oneshot;
 /// What the server said of itself in its WELCOME.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
+    /// Where it was reached.
+    pub(super) address: Arc<str>,
     pub(super) cluster: ClusterId,
     pub(super) node: NodeId,
     pub(super) server_name: String,
@@ -39,16 +47,13 @@ pub(super) struct Peer {
 }
 
 /// One connection, seen by callers.
-#[derive(Debug)]
 pub(super) struct Connection {
     state: Mutex<State>,
     pub(super) peer: Peer,
-    /// Reads carry at least this version: what was seen on another node.
-    pub(super) floor: Version,
+    routes: Arc<Routes>,
     credit_bytes: usize,
 }
 
-#[derive(Debug)]
 struct State {
     phase: Phase,
     out: BytesMut,
@@ -66,6 +71,8 @@ struct State {
     answered: bool,
     /// Chunk bytes received whose credit was not returned.
     unreturned: usize,
+    /// Who goes on using it after it was left.
+    holders: usize,
     io: Option<Waker>,
     random: Option<Random>,
 }
@@ -87,6 +94,12 @@ pub(super) enum After {
     Leave,
     /// The connection takes nothing more: another one must.
     Drain,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connection").field(&self.peer.address).finish()
+    }
 }
 
 /// How a request is queued.
@@ -126,7 +139,13 @@ impl Random {
 }
 
 impl Connection {
-    pub(super) fn new(peer: Peer, floor: Version, credit_bytes: usize, grease: bool, env: &Env) -> Arc<Connection> {
+    pub(super) fn new(
+        peer: Peer,
+        routes: Arc<Routes>,
+        credit_bytes: usize,
+        grease: bool,
+        env: &Env,
+    ) -> Arc<Connection> {
         Arc::new(Connection {
             state: Mutex::new(State {
                 phase: Phase::Open,
@@ -141,11 +160,12 @@ impl Connection {
                 pings_sent: 0,
                 answered: false,
                 unreturned: 0,
+                holders: 0,
                 io: None,
                 random: grease.then(|| Random(env.random_u64())),
             }),
             peer,
-            floor,
+            routes,
             credit_bytes,
         })
     }
@@ -228,6 +248,11 @@ impl Connection {
         matches!(lock(&self.state).phase, Phase::Open)
     }
 
+    /// Whether another server could do what this one does.
+    pub(super) fn has_alternative(&self) -> bool {
+        self.routes.has_other(&self.peer.address)
+    }
+
     // What follows is called by the task that keeps the connection alone.
 
     /// Whether a request was answered on it.
@@ -258,8 +283,18 @@ impl Connection {
 
     /// Whether replies or echoes are still to come, or bytes to be sent.
     pub(super) fn is_idle(&self) -> bool {
+        lock(&self.state).is_idle()
+    }
+
+    /// Whether somebody waits for an answer of the server.
+    pub(super) fn is_awaited(&self) -> bool {
+        !lock(&self.state).waiters.is_empty()
+    }
+
+    /// Whether nobody will miss it once it was left. What takes nothing more is of no use to who holds it.
+    pub(super) fn is_finished(&self) -> bool {
         let state = lock(&self.state);
-        state.waiters.is_empty() && state.pings.is_empty() && state.written == state.queued
+        state.is_idle() && (state.holders == 0 || !matches!(state.phase, Phase::Open))
     }
 
     /// Takes a batch of frames. An error ends the connection.
@@ -270,7 +305,7 @@ impl Connection {
             let mut after = After::Continue;
             let mut take = || -> Result<After, Error> {
                 for frame in frames.drain(..) {
-                    after = after.max(state.take(frame, &mut deliveries)?);
+                    after = after.max(state.take(frame, self, &mut deliveries)?);
                 }
                 state.return_credit(self.credit_bytes);
                 Ok(after)
@@ -301,18 +336,6 @@ impl Connection {
             cancelled.into_iter().for_each(|id| state.put(Kind::Cancel, id, |out| Cancel.encode(out)));
         }
         deliveries.into_iter().for_each(Delivery::deliver);
-    }
-
-    /// Takes no more requests; what it has is finished.
-    pub(super) fn drain(&self, cause: Error) {
-        let room = {
-            let mut state = lock(&self.state);
-            if matches!(state.phase, Phase::Open) {
-                state.phase = Phase::Draining(cause);
-            }
-            std::mem::take(&mut state.room)
-        };
-        room.into_iter().for_each(|caller| Delivery::Room(caller).deliver());
     }
 
     /// Fails everything that still waits.
@@ -349,6 +372,10 @@ fn grease(random: &mut Random) -> (u8, Option<Grease>) {
 }
 
 impl State {
+    fn is_idle(&self) -> bool {
+        self.waiters.is_empty() && self.pings.is_empty() && self.written == self.queued
+    }
+
     fn put(&mut self, kind: Kind, id: u64, write: impl FnOnce(&mut BytesMut)) {
         let before = self.out.len();
         put_frame(&mut self.out, kind, 0, 0, id, write);
@@ -379,11 +406,14 @@ impl State {
         }
     }
 
-    fn take(&mut self, frame: Frame, deliveries: &mut Vec<Delivery>) -> Result<After, Error> {
+    fn take(&mut self, frame: Frame, on: &Connection, deliveries: &mut Vec<Delivery>) -> Result<After, Error> {
         match frame.kind {
             Kind::Response | Kind::End => self.take_terminal(frame, Ok, deliveries)?,
             Kind::Error => {
                 let refused = Error::refused(WireError::decode(&frame.payload).map_err(Error::reply)?);
+                if refused.retry() == Retry::Redirect {
+                    on.routes.learn(&on.peer.address, refused.leader());
+                }
                 self.take_terminal(frame, |_| Err(Failure::Refused(refused)), deliveries)?;
             }
             Kind::Chunk => self.take_chunk(frame, deliveries)?,
@@ -399,6 +429,9 @@ impl State {
             }
             Kind::Notice => {
                 let notice = Notice::decode(&frame.payload).map_err(Error::reply)?;
+                if notice.code == Notice::LEADER_CHANGED {
+                    on.routes.learn(&on.peer.address, notice.leader);
+                }
                 let leaves = notice.code == Notice::SHUTTING_DOWN;
                 return Ok(if leaves { After::Leave } else { After::Continue });
             }
@@ -488,6 +521,32 @@ pub(super) fn told(goaway: &Goaway<'_>) -> Error {
     let known = goaway.code != ErrorCode::NO_ERROR;
     let error = Error::refused(wire.with_message(text));
     if known { error } else { Error::lost("the server closed the connection").with_code(goaway.code) }
+}
+
+/// A connection that somebody goes on using: as long as this exists it is not closed for having been left.
+pub(super) struct Held(Arc<Connection>);
+
+impl Held {
+    pub(super) fn new(connection: Arc<Connection>) -> Held {
+        lock(&connection.state).holders += 1;
+        Held(connection)
+    }
+}
+
+impl Deref for Held {
+    type Target = Arc<Connection>;
+
+    fn deref(&self) -> &Arc<Connection> {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        state.holders -= 1;
+        state.wake_io();
+    }
 }
 
 /// A request that was queued, and its reply to come. Dropping it says that nobody waits any longer.

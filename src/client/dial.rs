@@ -11,7 +11,7 @@ use crate::wire::{
     Codec, ErrorCode, Goaway, Grease, Hello, Kind, LimitId, ListBuf, Retry, Text, Welcome, WireError, put_frame,
 };
 use bytes::{Buf, BufMut, BytesMut};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::io::AsyncReadExt;
 use tokio_util::codec::Decoder;
 
@@ -24,16 +24,18 @@ pub(super) struct Dialled {
     pub(super) socket: Box<dyn Socket>,
     pub(super) arrived: BytesMut,
     pub(super) peer: Peer,
+    /// Where the node that leads is, if it is another and the server knows.
+    pub(super) leader: Option<Box<str>>,
 }
 
 /// Connects to one address, within the time that the options give it.
-pub(super) async fn dial(options: &ClientOptions, address: &str) -> Result<Dialled, Error> {
+pub(super) async fn dial(options: &ClientOptions, address: &Arc<str>) -> Result<Dialled, Error> {
     let until = options.env.now() + options.connect_timeout;
     let timed_out = || Error::unreachable(format!("connecting to {address} took too long"));
     options.env.until(until, shake(options, address)).await.ok_or_else(timed_out)?
 }
 
-async fn shake(options: &ClientOptions, address: &str) -> Result<Dialled, Error> {
+async fn shake(options: &ClientOptions, address: &Arc<str>) -> Result<Dialled, Error> {
     let failed = |error| Error::connecting(address, error);
     let mut socket = options.connector.connect(address).await.map_err(failed)?;
     super::io::write_all(&mut socket, &greeting(options)).await.map_err(failed)?;
@@ -49,7 +51,8 @@ async fn shake(options: &ClientOptions, address: &str) -> Result<Dialled, Error>
             return match frame.kind {
                 Kind::Welcome => {
                     let welcome = Welcome::decode(&frame.payload).map_err(Error::reply)?;
-                    Ok(Dialled { peer: peer(&welcome), socket, arrived })
+                    let leader = welcome.leader.map(Box::from);
+                    Ok(Dialled { peer: peer(address, &welcome), leader, socket, arrived })
                 }
                 Kind::Goaway => Err(told(&Goaway::decode(&frame.payload).map_err(Error::reply)?)),
                 kind => Err(Error::protocol(format!("the server began with a frame of kind {kind:?}"))),
@@ -85,9 +88,10 @@ fn greeting(options: &ClientOptions) -> BytesMut {
     out
 }
 
-fn peer(welcome: &Welcome<'_>) -> Peer {
+fn peer(address: &Arc<str>, welcome: &Welcome<'_>) -> Peer {
     let limit = |id, default| usize::try_from(welcome.limit(id).unwrap_or(default)).unwrap_or(usize::MAX).max(1);
     Peer {
+        address: address.clone(),
         cluster: welcome.cluster,
         node: welcome.node,
         server_name: welcome.server_name.to_owned(),

@@ -220,9 +220,15 @@ impl Error {
         &self.0.message
     }
 
-    /// Whether it is a refusal that passes by itself; nothing was done.
+    /// Whether it is a refusal that passes by itself: sent again, here or to another node, the request may succeed.
+    // spec: QP-ERR-003
     pub(super) fn passes(&self) -> bool {
-        self.code().is_some_and(passes)
+        self.kind() == ErrorKind::Refused && self.code().is_some_and(|code| passes(code, self.retry()))
+    }
+
+    /// Whether nothing was done because the pair was too old.
+    pub(super) fn is_expired_pair(&self) -> bool {
+        self.code() == Some(ErrorCode::KEY_EXPIRED) && self.outcome() == Outcome::NotApplied
     }
 
     /// Whether it only follows from an earlier failure of its transaction.
@@ -232,21 +238,29 @@ impl Error {
 
     /// Whether running the whole transaction again may succeed.
     pub(super) fn restarts_transaction(&self) -> bool {
-        let mends = |code: ErrorCode| {
-            let restarts = code.row().is_some_and(|row| row.retry == Retry::RestartTxn);
-            restarts || passes(code) || code == ErrorCode::TOO_MANY_TRANSACTIONS
+        let mends = |code: ErrorCode, retry: Retry| {
+            retry == Retry::RestartTxn || passes(code, retry) || code == ErrorCode::TOO_MANY_TRANSACTIONS
         };
         if self.follows() {
-            return self.cause().is_some_and(mends);
+            let usual = |code: ErrorCode| code.row().is_some_and(|row| mends(code, row.retry));
+            return self.cause().is_some_and(usual);
         }
-        self.outcome() == Outcome::NotApplied && (self.retry() == Retry::RestartTxn || self.code().is_some_and(mends))
+        let mends = self.code().map_or(self.retry() == Retry::RestartTxn, |code| mends(code, self.retry()));
+        self.outcome() == Outcome::NotApplied && mends
     }
 }
 
-fn passes(code: ErrorCode) -> bool {
-    const PASSING: [ErrorCode; 4] =
-        [ErrorCode::OVERLOADED, ErrorCode::NOT_APPLIED, ErrorCode::UNAVAILABLE, ErrorCode::SHUTTING_DOWN];
-    PASSING.contains(&code)
+/// Whether what the server says of sending again holds within a call. Some failures pass only by what somebody does: the
+/// operator makes room, or the caller ends a scan or a transaction. They are told at once.
+fn passes(code: ErrorCode, retry: Retry) -> bool {
+    const STAYING: [ErrorCode; 5] = [
+        ErrorCode::MEMORY_FULL,
+        ErrorCode::DISK_FULL,
+        ErrorCode::DEADLINE_EXCEEDED,
+        ErrorCode::TOO_MANY_TRANSACTIONS,
+        ErrorCode::TOO_MANY_SCANS,
+    ];
+    matches!(retry, Retry::Same | Retry::Backoff | Retry::Redirect) && !STAYING.contains(&code)
 }
 
 impl fmt::Display for Error {

@@ -1,6 +1,5 @@
 //! A whole transaction in one message: conditions, and what to do if they hold or not.
 
-use super::call::Nature;
 use super::data::{KeyRange, Row, Value, checked_value, full_key, keep, row_of, value_of};
 use super::error::Error;
 use super::keyspace::Keyspace;
@@ -233,7 +232,7 @@ impl Keyspace {
             then_ops: execute.parts[THEN].as_list(),
             else_ops: execute.parts[OTHERWISE].as_list(),
         });
-        let payload = self.client.link().call(body, &self.options, Nature::Write).await?;
+        let payload = self.write(body).await?;
         let reply = ExecuteReply::decode(&payload).map_err(Error::reply)?;
         self.client.link().saw(reply.version);
         let results = reply.results.iter().map(|result| result_of(&payload, &result)).collect();

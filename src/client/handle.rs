@@ -6,7 +6,7 @@ use super::data::{Applied, Deleted, KeyRange, Value};
 use super::error::Error;
 use super::execute::{Execute, Executed};
 use super::keyspace::Keyspace;
-use super::link::Link;
+use super::link::{Link, Preference};
 use super::lock;
 use super::options::{CallOptions, ClientOptions};
 use super::scan::Scan;
@@ -26,8 +26,8 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// A handle to one database; cheap to clone, all clones share one connection. When the last handle, scan and transaction
-/// is gone the connection is closed.
+/// A handle to one database; cheap to clone, all clones share their connections: one, or two while another node leads than
+/// the one that reads go to. When the last handle, scan and transaction is gone they are closed.
 ///
 /// The calls on it act on the keyspace `default`; [`Client::keyspace`] gives another.
 #[derive(Clone)]
@@ -35,8 +35,8 @@ pub struct Client(Arc<Owner>);
 
 struct Owner {
     link: Arc<Link>,
-    /// Ends with its owner.
-    task: Mutex<Task>,
+    /// End with their owner.
+    tasks: Mutex<[Task; 2]>,
 }
 
 impl fmt::Debug for Client {
@@ -47,7 +47,7 @@ impl fmt::Debug for Client {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        lock(&self.task).abort();
+        lock(&self.tasks).iter_mut().for_each(Task::abort);
     }
 }
 
@@ -105,8 +105,8 @@ pub enum CommitOutcome {
 impl Client {
     /// Connects to a server: an address `host:port`, several with commas between, a list, or [`ClientOptions`].
     ///
-    /// Tries every address once and fails with the last one's error. Later losses are mended by a task that this spawns;
-    /// so call it in the runtime that is to run that task.
+    /// Tries every address once and fails with the last one's error. Later losses are mended by tasks that this spawns; so
+    /// call it in the runtime that is to run them.
     ///
     /// ```
     /// # use quantadb::client::{Client, ClientOptions, Error};
@@ -121,8 +121,8 @@ impl Client {
     /// # }
     /// ```
     pub async fn connect(options: impl Into<ClientOptions>) -> Result<Client, Error> {
-        let (link, task) = Link::start(options.into()).await?;
-        Ok(Client(Arc::new(Owner { link, task: Mutex::new(task) })))
+        let (link, tasks) = Link::start(options.into()).await?;
+        Ok(Client(Arc::new(Owner { link, tasks: Mutex::new(tasks) })))
     }
 
     pub(super) fn link(&self) -> &Link {
@@ -170,7 +170,7 @@ impl Client {
         let began = env.now();
         let deadline = self.link().deadline(&CallOptions::new());
         loop {
-            let connection = self.link().connection(deadline).await?;
+            let connection = self.link().connection(Preference::Near, deadline).await?;
             let (sender, receiver) = oneshot::channel();
             if connection.ping(Some(sender)).is_err() {
                 continue;
@@ -185,16 +185,18 @@ impl Client {
 
     /// How the node that answers does.
     pub async fn status(&self) -> Result<Status, Error> {
-        let payload = self.link().call(RequestBody::Status, &CallOptions::new(), Nature::Repeatable).await?;
+        let (options, link) = (CallOptions::new(), self.link());
+        let deadline = link.deadline(&options);
+        let (payload, connection) =
+            link.call_until(deadline, RequestBody::Status, &options, Nature::Repeatable).await?;
         let reply = StatusReply::decode(&payload).map_err(Error::reply)?;
         let counter =
             |counter: crate::wire::Counter<'_>| Counter { name: counter.name.to_owned(), value: counter.value };
-        let deadline = self.link().deadline(&CallOptions::new());
         Ok(Status {
             version: reply.version,
             cluster: reply.cluster,
             node: reply.node,
-            server_name: self.link().connection(deadline).await?.peer.server_name.clone(),
+            server_name: connection.peer.server_name.clone(),
             role: reply.role,
             term: reply.term,
             uptime: Duration::from_millis(reply.uptime_ms),
@@ -204,7 +206,17 @@ impl Client {
 
     /// A version at which everything can be read that was acknowledged before this was called.
     pub async fn read_version(&self) -> Result<Version, Error> {
-        let payload = self.link().call(RequestBody::ReadVersion, &CallOptions::new(), Nature::Repeatable).await?;
+        self.read_version_with(&CallOptions::new()).await
+    }
+
+    /// The same with options: with less than linearizable consistency, a version that the node has now.
+    pub async fn read_version_with(&self, options: &CallOptions) -> Result<Version, Error> {
+        self.read_version_until(self.link().deadline(options), options).await
+    }
+
+    pub(super) async fn read_version_until(&self, deadline: Moment, options: &CallOptions) -> Result<Version, Error> {
+        let body = RequestBody::ReadVersion;
+        let (payload, _) = self.link().call_until(deadline, body, options, Nature::Repeatable).await?;
         let reply = VersionReply::decode(&payload).map_err(Error::reply)?;
         self.link().saw(reply.version);
         Ok(reply.version)
@@ -218,8 +230,12 @@ impl Client {
 
     /// A pair that names one write: random bytes, and a version that this client has seen (asked for if there is none).
     pub async fn new_pair(&self) -> Result<IdempotencyPair, Error> {
+        self.new_pair_until(self.link().deadline(&CallOptions::new())).await
+    }
+
+    pub(super) async fn new_pair_until(&self, deadline: Moment) -> Result<IdempotencyPair, Error> {
         let seen = match self.link().seen() {
-            Version::ZERO => self.read_version().await?,
+            Version::ZERO => self.read_version_until(deadline, &CallOptions::new()).await?,
             seen => seen,
         };
         let mut key = [0; 16];
@@ -280,11 +296,30 @@ impl Client {
     ///
     /// [`Client::transact`] is what most want: it runs a transaction again when another was faster.
     pub async fn begin(&self, isolation: Isolation) -> Result<Transaction, Error> {
-        self.begin_until(isolation, None).await
+        self.begin_with(isolation, &CallOptions::new()).await
     }
 
-    pub(super) async fn begin_until(&self, isolation: Isolation, until: Option<Moment>) -> Result<Transaction, Error> {
-        Transaction::begin(self.clone(), isolation, until).await
+    /// The same with options: how fresh the version that it reads at must be ([`CallOptions::consistency`],
+    /// [`CallOptions::min_version`]), and how long the transaction may take, its commit included
+    /// ([`CallOptions::deadline`]; without it each of its requests has the client's). An older read version is as
+    /// serializable as a newer one, and meets more conflicts.
+    ///
+    /// ```
+    /// # use quantadb::client::{CallOptions, Client, Consistency, Error, Isolation};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Error> {
+    /// # let server = quantadb::testing::server::TestServer::start().await;
+    /// # let client = quantadb::client::Client::connect(server.address()).await?;
+    /// // Reads what the nearest node has, and at least what this client has seen.
+    /// let options = CallOptions::new().consistency(Consistency::Local);
+    /// let tx = client.begin_with(Isolation::Serializable, &options).await?;
+    /// println!("{:?}", tx.get("greeting").await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn begin_with(&self, isolation: Isolation, options: &CallOptions) -> Result<Transaction, Error> {
+        let until = options.deadline.map(|_| self.link().deadline(options));
+        Transaction::begin(self.clone(), isolation, options, until).await
     }
 
     /// See [`Keyspace::get`].
@@ -341,7 +376,13 @@ impl Client {
     /// Every row of every keyspace, as of one version: see [`Backup`].
     #[must_use]
     pub fn backup(&self) -> Backup {
-        Backup::new(self.clone(), CallOptions::new())
+        self.backup_with(CallOptions::new())
+    }
+
+    /// The same with options.
+    #[must_use]
+    pub fn backup_with(&self, options: CallOptions) -> Backup {
+        Backup::new(self.clone(), options)
     }
 
     /// See [`Keyspace::count`].

@@ -23,6 +23,10 @@ use tokio_util::codec::Decoder;
 pub(super) const TICK: Duration = Duration::from_millis(50);
 /// Reads of one turn, so that a flood of replies does not keep requests from being written.
 const READS_MAX: usize = 16;
+/// While requests are out and another server could do them, a silent one is asked for a sign of life after so long, and
+/// given up so long after that: early enough to do them there before the usual deadline.
+const PROBE_AFTER: Duration = Duration::from_secs(1);
+const PROBE_PATIENCE: Duration = Duration::from_secs(4);
 /// Room for arriving bytes.
 const READ_BYTES: usize = 64 << 10;
 /// A buffer of written bytes that has grown beyond this is not kept.
@@ -49,7 +53,7 @@ pub(super) struct Io {
     timer: BoxFuture<()>,
     timer_at: Moment,
     heard_at: Moment,
-    asked: bool,
+    asked_at: Option<Moment>,
     keepalive: Duration,
     draining: bool,
     /// Whether those who are ready have had their turn since the queue was last written.
@@ -78,7 +82,7 @@ impl Io {
             timer: env.sleep_until(timer_at),
             timer_at,
             heard_at: now,
-            asked: false,
+            asked_at: None,
             keepalive,
             env,
             draining: false,
@@ -113,7 +117,7 @@ impl Io {
     fn step(&mut self, cx: &mut Context<'_>) -> Result<After, Error> {
         let after = self.read(cx)?;
         self.write(cx)?;
-        if self.draining && self.connection.is_idle() {
+        if self.draining && self.connection.is_finished() {
             return Err(Error::lost("the connection was closed after its last answer"));
         }
         self.watch(cx)?;
@@ -143,7 +147,7 @@ impl Io {
             return Ok(After::Continue);
         }
         self.heard_at = self.env.now();
-        self.asked = false;
+        self.asked_at = None;
         let bad = |error| Error::protocol("the server's bytes are not frames").with_source(error);
         while let Some(frame) = self.codec.decode(&mut self.arrived).map_err(bad)? {
             self.frames.push(frame);
@@ -210,14 +214,20 @@ impl Io {
     }
 
     fn keep_alive(&mut self, now: Moment) -> Result<(), Error> {
-        let silent = now - self.heard_at;
-        if silent >= self.keepalive * 2 && self.asked {
-            return Err(Error::lost("the server has been silent for too long"));
+        let hurried = self.connection.is_awaited() && self.connection.has_alternative();
+        let (after, patience) = if hurried {
+            (self.keepalive.min(PROBE_AFTER), self.keepalive.min(PROBE_PATIENCE))
+        } else {
+            (self.keepalive, self.keepalive)
+        };
+        match self.asked_at {
+            Some(at) if now - at >= patience => Err(Error::lost("the server has been silent for too long")),
+            None if now - self.heard_at >= after && self.connection.ping(None).is_ok() => {
+                self.asked_at = Some(now);
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        if silent >= self.keepalive && !self.asked {
-            self.asked = self.connection.ping(None).is_ok();
-        }
-        Ok(())
     }
 }
 

@@ -83,8 +83,26 @@ impl Keyspace {
         self.client.link().call(body, &self.options, Nature::Repeatable).await
     }
 
-    async fn write(&self, body: RequestBody<'_>) -> Result<Bytes, Error> {
-        self.client.link().call(body, &self.options, Nature::Write).await
+    pub(super) async fn write(&self, body: RequestBody<'_>) -> Result<Bytes, Error> {
+        let link = self.client.link();
+        if !self.options.idempotent || self.options.pair.is_some() {
+            return link.call(body, &self.options, Nature::Write).await;
+        }
+        let deadline = link.deadline(&self.options);
+        let mut pair = self.client.new_pair_until(deadline).await?;
+        let mut renewed = false;
+        loop {
+            let options = self.options.idempotency(pair);
+            match link.call_until(deadline, body, &options, Nature::Write).await {
+                Err(error) if !renewed && error.is_expired_pair() => {
+                    // Whoever was silent for long has seen an old version only. Nobody else knows the pair.
+                    renewed = true;
+                    self.client.read_version_until(deadline, &CallOptions::new()).await?;
+                    pair = self.client.new_pair_until(deadline).await?;
+                }
+                answered => return answered.map(|(payload, _)| payload),
+            }
+        }
     }
 
     fn saw(&self, version: Version) -> Version {

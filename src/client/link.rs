@@ -1,17 +1,21 @@
-//! Keeps one connection open: dials, runs it, and dials again when it is lost or must be left.
+//! What callers share: the connections that are open, and waiting for one.
+//!
+//! A client keeps at most two connections: one to any node, and, once it writes, one to the node that leads, unless that
+//! is the same. Reads go to the first and writes to the second; if only one is open everything goes there, for any node
+//! serves reads and forwards writes. [`super::keeper`] keeps the first and [`super::follower`] the second.
 
-use super::connection::{After, Connection, NotQueued, Posting, Ticket};
-use super::dial::dial;
+use super::connection::{Connection, NotQueued, Posting, Ticket};
 use super::error::Error;
-use super::io::{Ending, Io};
+use super::follower::Follower;
+use super::keeper::Keeper;
 use super::lock;
 use super::options::ClientOptions;
+use super::routes::Routes;
 use super::waiters::{Cancelling, Failure};
 use crate::env::{Env, Moment, Task};
-use crate::types::{ClusterId, NodeId, Version};
-use crate::wire::Request;
+use crate::types::{NodeId, Version};
+use crate::wire::{Consistency, Request};
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -20,27 +24,39 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// The first wait before an address is tried again; it doubles up to [`BACKOFF_MAX`].
-const BACKOFF_MIN: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// A connection that has lived so long, or has answered anything, was a good one: its loss is not a repeated failure.
-const GOOD_AFTER: Duration = Duration::from_secs(1);
-/// Connections that still wait for answers after their server said goodbye; the oldest of more is dropped.
-const DRAINING_MAX: usize = 4;
-
 /// What callers share.
 pub(super) struct Link {
     pub(super) options: ClientOptions,
+    pub(super) routes: Arc<Routes>,
     state: Mutex<State>,
     seen: AtomicU64,
 }
 
 #[derive(Default)]
 struct State {
-    current: Option<Arc<Connection>>,
+    near: Option<Arc<Connection>>,
+    leader: Option<Arc<Connection>>,
     waiting: Vec<oneshot::Sender<()>>,
     last_error: Option<Error>,
     closed: bool,
+}
+
+/// Which of the connections a request goes to, if both are open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Preference {
+    /// The one to any node.
+    Near,
+    /// The one to the node that leads.
+    Leader,
+    /// The same, and it waits until that was tried: another node has refused and named it.
+    Redirected,
+}
+
+/// The places where a connection is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Near,
+    Leader,
 }
 
 /// A random wait of up to `min` doubled `attempt` times, and at most `max`: those who failed together must not come back
@@ -51,23 +67,26 @@ pub(super) fn backoff(env: &Env, attempt: u32, min: Duration, max: Duration) -> 
     Duration::from_nanos(u64::try_from((ceiling.as_nanos() * u128::from(part)) >> 32).unwrap_or(u64::MAX))
 }
 
+impl State {
+    fn place(&mut self, place: Place) -> &mut Option<Arc<Connection>> {
+        match place {
+            Place::Near => &mut self.near,
+            Place::Leader => &mut self.leader,
+        }
+    }
+}
+
 impl Link {
-    /// Connects, and starts the task that keeps the connection.
-    pub(super) async fn start(options: ClientOptions) -> Result<(Arc<Link>, Task), Error> {
+    /// Connects, and starts the tasks that keep the connections.
+    pub(super) async fn start(options: ClientOptions) -> Result<(Arc<Link>, [Task; 2]), Error> {
         let env = options.env.clone();
-        let link = Arc::new(Link { options, state: Mutex::default(), seen: AtomicU64::new(0) });
-        let mut keeper = Keeper {
-            link: link.clone(),
-            at: 0,
-            cluster: None,
-            node: None,
-            floor: Version::ZERO,
-            draining: VecDeque::new(),
-        };
-        let io = keeper.round().await?;
-        link.publish(io.connection.clone());
-        let task = env.spawn("client connection", keeper.run(io));
-        Ok((link, task))
+        let routes = Arc::new(Routes::new(&options.addresses));
+        let link = Arc::new(Link { options, routes, state: Mutex::default(), seen: AtomicU64::new(0) });
+        let keeper = Keeper::start(link.clone()).await?;
+        let follower = Follower::new(&link);
+        let tasks =
+            [env.spawn("client connection", keeper), env.spawn("client connection to the leader", follower.run())];
+        Ok((link, tasks))
     }
 
     pub(super) fn env(&self) -> &Env {
@@ -83,16 +102,30 @@ impl Link {
         self.seen.fetch_max(version.0, Ordering::Relaxed);
     }
 
+    /// What a read of this consistency must see at least: it never goes back behind what this client has seen, its own
+    /// writes included. A linearizable one does so by itself.
+    pub(super) fn seen_by(&self, consistency: Option<Consistency>) -> Option<Version> {
+        match consistency.unwrap_or_default() {
+            Consistency::Linearizable => None,
+            Consistency::Local | Consistency::BoundedStaleness { .. } => {
+                Some(self.seen()).filter(|version| *version > Version::ZERO)
+            }
+        }
+    }
+
     /// A connection that takes requests; waits for one until `deadline`.
-    pub(super) async fn connection(&self, deadline: Moment) -> Result<Arc<Connection>, Error> {
+    pub(super) async fn connection(&self, preference: Preference, deadline: Moment) -> Result<Arc<Connection>, Error> {
+        if preference != Preference::Near {
+            self.routes.wants_leader();
+        }
         loop {
             let receiver = {
                 let mut state = lock(&self.state);
                 if state.closed {
                     return Err(Error::closed());
                 }
-                if let Some(current) = state.current.as_ref().filter(|current| current.is_open()) {
-                    return Ok(current.clone());
+                if let Some(connection) = self.choose(&state, preference) {
+                    return Ok(connection);
                 }
                 let (sender, receiver) = oneshot::channel();
                 state.waiting.retain(|caller| !caller.is_closed());
@@ -103,6 +136,44 @@ impl Link {
                 let cause = lock(&self.state).last_error.clone();
                 return Err(Error::unreachable("no server could be reached within the deadline").caused_by(cause));
             }
+        }
+    }
+
+    fn choose(&self, state: &State, preference: Preference) -> Option<Arc<Connection>> {
+        let near = || state.near.as_ref().filter(|near| near.is_open());
+        let leader = || state.leader.as_ref().filter(|leader| leader.is_open());
+        match preference {
+            Preference::Near => near().or_else(leader),
+            Preference::Leader => leader().or_else(near),
+            Preference::Redirected => leader().or_else(|| near().filter(|near| !self.follows(near))),
+        }
+        .cloned()
+    }
+
+    /// Whether a connection to a leader beside this connection is yet to be tried.
+    fn follows(&self, near: &Connection) -> bool {
+        let near = Some((&*near.peer.address, near.peer.node));
+        self.routes.leader_may_answer() && self.routes.leader_beside(near).is_some()
+    }
+
+    /// The address and the node of the connection to any node, if it is there.
+    pub(super) fn near(&self) -> Option<(Arc<str>, NodeId)> {
+        lock(&self.state).near.as_ref().map(|near| (near.peer.address.clone(), near.peer.node))
+    }
+
+    /// Somebody got no use out of this connection: its node could not do what it was asked, or did not answer. If there
+    /// is another node, that one is used from now on.
+    pub(super) fn doubt(&self, connection: &Arc<Connection>) {
+        let is = |place: &Option<Arc<Connection>>| place.as_ref().is_some_and(|one| Arc::ptr_eq(one, connection));
+        let (near, leader) = {
+            let state = lock(&self.state);
+            (is(&state.near), is(&state.leader))
+        };
+        if leader {
+            self.routes.learn(&connection.peer.address, None);
+        }
+        if near && connection.has_alternative() {
+            self.routes.elsewhere.notify_one();
         }
     }
 
@@ -149,149 +220,42 @@ impl Link {
         }
     }
 
-    fn publish(&self, connection: Arc<Connection>) {
-        let waiting = {
+    // What follows is called by the tasks that keep the connections.
+
+    pub(super) fn publish(&self, place: Place, connection: Arc<Connection>) {
+        {
             let mut state = lock(&self.state);
-            state.current = Some(connection);
+            *state.place(place) = Some(connection);
             state.last_error = None;
-            std::mem::take(&mut state.waiting)
-        };
-        waiting.into_iter().for_each(|caller| _ = caller.send(()));
+        }
+        self.wake();
+        if place == Place::Near {
+            // Who leads may be the same node now, or another one.
+            self.routes.changed.notify_one();
+        }
     }
 
-    fn withdraw(&self, cause: Option<Error>) {
+    pub(super) fn withdraw(&self, place: Place, cause: Option<Error>) {
         let mut state = lock(&self.state);
-        state.current = None;
+        *state.place(place) = None;
         if cause.is_some() {
             state.last_error = cause;
         }
     }
 
-    fn close(&self) {
+    /// Who waits for a connection looks again.
+    pub(super) fn wake(&self) {
+        let waiting = std::mem::take(&mut lock(&self.state).waiting);
+        waiting.into_iter().for_each(|caller| _ = caller.send(()));
+    }
+
+    pub(super) fn close(&self) {
         let waiting = {
             let mut state = lock(&self.state);
             state.closed = true;
-            state.current = None;
+            (state.near, state.leader) = (None, None);
             std::mem::take(&mut state.waiting)
         };
         drop(waiting);
-    }
-}
-
-/// The task that keeps the connection. Dropping it closes the link.
-struct Keeper {
-    link: Arc<Link>,
-    /// Which address is tried next.
-    at: usize,
-    cluster: Option<ClusterId>,
-    node: Option<NodeId>,
-    /// What was seen on nodes before this one.
-    floor: Version,
-    draining: VecDeque<Task>,
-}
-
-impl Keeper {
-    async fn run(mut self, mut io: Io) {
-        let mut failures = 0;
-        loop {
-            let began = self.link.env().now();
-            let left = self.watch(&mut io).await;
-            if io.connection.has_answered() || self.link.env().now() - began >= GOOD_AFTER {
-                failures = 0;
-            }
-            match left {
-                None => self.drain(io),
-                Some(error) => {
-                    self.link.withdraw(Some(error.clone()));
-                    io.connection.end(error);
-                    // Its socket is closed now, not when another one is open.
-                    drop(io);
-                }
-            }
-            io = self.redial(&mut failures).await;
-            self.link.publish(io.connection.clone());
-        }
-    }
-
-    /// Runs a connection until it ends, with its error, or must be left.
-    async fn watch(&mut self, io: &mut Io) -> Option<Error> {
-        loop {
-            match io.run().await {
-                Ending::Ended(error) => return Some(error),
-                Ending::Leave(After::Drain) => return None,
-                // With one address there is nowhere else to go: stay until the server says goodbye.
-                Ending::Leave(_) if self.link.options.addresses.len() < 2 => {}
-                Ending::Leave(_) => {
-                    self.at += 1;
-                    io.connection.drain(Error::lost("the server is shutting down"));
-                    return None;
-                }
-            }
-        }
-    }
-
-    /// Lets a connection finish on its own what it has.
-    fn drain(&mut self, io: Io) {
-        self.link.withdraw(None);
-        if self.draining.len() == DRAINING_MAX {
-            self.draining.pop_front();
-        }
-        self.draining.push_back(self.link.env().spawn("client connection that drains", io.run_to_end()));
-    }
-
-    /// Dials until a server answers.
-    async fn redial(&mut self, failures: &mut u32) -> Io {
-        loop {
-            if *failures > 0 {
-                let env = self.link.env();
-                env.sleep(backoff(env, *failures, BACKOFF_MIN, BACKOFF_MAX)).await;
-            }
-            *failures = failures.saturating_add(1);
-            match self.round().await {
-                Ok(io) => return io,
-                Err(error) => self.link.withdraw(Some(error)),
-            }
-        }
-    }
-
-    /// Tries every address once.
-    async fn round(&mut self) -> Result<Io, Error> {
-        let count = self.link.options.addresses.len();
-        let mut last = Error::unreachable("no address was given").with_retry(crate::wire::Retry::Never);
-        for _ in 0..count {
-            match self.try_one(self.at % count).await {
-                Ok(io) => return Ok(io),
-                Err(error) => last = error,
-            }
-            self.at += 1;
-        }
-        Err(last)
-    }
-
-    async fn try_one(&mut self, at: usize) -> Result<Io, Error> {
-        let options = &self.link.options;
-        let address = &options.addresses[at];
-        let dialled = dial(options, address).await?;
-        let peer = dialled.peer;
-        if self.cluster.is_some_and(|cluster| cluster != peer.cluster) {
-            // Versions and keyspaces that callers hold mean nothing there.
-            let text = format!("another cluster answers at {address} now: {}", peer.cluster);
-            return Err(Error::unreachable(text));
-        }
-        self.cluster = Some(peer.cluster);
-        // What was seen on one node may not have reached another yet.
-        if self.node.replace(peer.node).is_some_and(|node| node != peer.node) {
-            self.floor = self.link.seen();
-        }
-        // A word in time keeps the server from closing it.
-        let keepalive = peer.idle_max.map_or(options.keepalive, |idle| options.keepalive.min(idle / 2));
-        let connection = Connection::new(peer, self.floor, options.credit as usize, options.grease, &options.env);
-        Ok(Io::new(connection, dialled.socket, dialled.arrived, keepalive, options.env.clone()))
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        self.link.close();
     }
 }

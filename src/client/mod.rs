@@ -53,10 +53,15 @@ mod transaction;
 mod call;
 mod connection;
 mod dial;
+mod draining;
+mod follower;
 mod inbox;
 mod io;
+mod keeper;
 mod ledger;
 mod link;
+mod routes;
+mod search;
 mod waiters;
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 /// How a client connects and behaves. Made from an address or a list of them.
 #[derive(Clone)]
 pub struct ClientOptions {
-    /// Where servers are: `host:port`. The first that answers is used; after a loss the next is tried.
+    /// Where servers are: `host:port`. The first that answers is used; after a loss the next is tried. More are learned
+    /// from the servers: where the node that leads is.
     pub addresses: Vec<String>,
     /// How long connecting to one address may take, its handshake included.
     pub connect_timeout: Duration,
@@ -22,7 +23,8 @@ pub struct ClientOptions {
     /// Bytes of scanned rows that one scan holds unread.
     pub scan_credit: u32,
     /// After so long without a word from the server it is asked for one; after twice as long the connection is given up.
-    /// Half the server's own limit on silence if that is less.
+    /// Half the server's own limit on silence if that is less. While requests are out and there is another server, at most
+    /// 1 s and 5 s.
     pub keepalive: Duration,
     /// Whether to send, now and then, what means nothing and must be ignored, so that servers stay used to it.
     pub grease: bool,
@@ -110,6 +112,7 @@ pub struct CallOptions {
     pub(super) deadline: Option<Duration>,
     pub(super) min_version: Option<Version>,
     pub(super) pair: Option<IdempotencyPair>,
+    pub(super) idempotent: bool,
     pub(super) consistency: Option<Consistency>,
     pub(super) once: bool,
 }
@@ -118,7 +121,7 @@ impl CallOptions {
     /// The defaults.
     #[must_use]
     pub const fn new() -> CallOptions {
-        CallOptions { deadline: None, min_version: None, pair: None, consistency: None, once: false }
+        CallOptions { deadline: None, min_version: None, pair: None, idempotent: false, consistency: None, once: false }
     }
 
     /// How long the call may take. The server is told, and gives up by itself.
@@ -143,7 +146,30 @@ impl CallOptions {
         self
     }
 
+    /// Gives each write a pair of its own, so that it is sent again by itself after a lost connection, and done once all the
+    /// same. It costs the server a record for each, and a client that has seen nothing yet one request more.
+    ///
+    /// ```
+    /// # use quantadb::client::{CallOptions, Client, Error};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Error> {
+    /// # let server = quantadb::testing::server::TestServer::start().await;
+    /// # let client = Client::connect(server.address()).await?;
+    /// let exactly_once = client.with(CallOptions::new().idempotent());
+    /// assert_eq!(exactly_once.add("visits", 1).await?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn idempotent(mut self) -> CallOptions {
+        self.idempotent = true;
+        self
+    }
+
     /// How fresh a read must be. Linearizable unless told otherwise.
+    ///
+    /// With less a node answers from what it has, without asking the others. It never goes back all the same: what this
+    /// client has seen or written before, on whatever node, is there.
     #[must_use]
     pub const fn consistency(mut self, consistency: Consistency) -> CallOptions {
         self.consistency = Some(consistency);

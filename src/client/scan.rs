@@ -1,19 +1,21 @@
 //! Rows as a stream.
 //!
 //! A scan opens when it is first polled. The server sends rows as far as the scan's credit goes, which grows as rows are
-//! read, so what lies unread is bounded. After a lost connection it goes on where it was, at the same version, unless it
-//! belongs to a transaction. Dropping it cancels it.
+//! read, so what lies unread is bounded. After a lost connection it goes on where it was, at the same version and on
+//! another node if need be, unless it belongs to a transaction. Dropping it cancels it.
 
+use super::call::{WAIT_MAX, WAIT_MIN};
 use super::connection::{Connection, Posting};
 use super::data::{KeyRange, Row, row_of};
 use super::error::Error;
 use super::handle::Client;
 use super::inbox::{Arrival, Inbox};
 use super::ledger::lost;
+use super::link::{Preference, backoff};
 use super::options::CallOptions;
 use super::transaction::Transaction;
 use super::waiters::{Cancelling, Failure, Reply, Sink};
-use crate::env::BoxFuture;
+use crate::env::{BoxFuture, Moment};
 use crate::types::{KeyspaceId, Version};
 use crate::wire::{
     self, BackupChunk, BackupEnd, Chunk, DecodeError, IfGone, Request, RequestBody, RequestTags, ScanEnd, ScanEndReason,
@@ -30,9 +32,6 @@ use std::{
     time::Duration,
 };
 
-/// How often in a row a scan is opened again without a row in between.
-const RESUMES_MAX: u32 = 8;
-
 /// The rows of a range: a [`Stream`], and a builder until it is first polled.
 pub struct Scan {
     plan: Plan,
@@ -43,7 +42,9 @@ pub struct Scan {
     /// Rows received before the current opening, and in all.
     rows_before: u64,
     rows_received: u64,
+    /// How often in a row it was opened again without a row in between, and when that must end.
     resumes: u32,
+    resumes_until: Option<Moment>,
     /// Where to go on after the rows that were read, and after those that were received.
     token_read: Option<Bytes>,
     token_received: Option<Bytes>,
@@ -103,6 +104,11 @@ struct Plan {
     credit: u32,
     token: Option<Bytes>,
     if_gone: IfGone,
+    /// When it must have ended, if it must.
+    until: Option<Moment>,
+    preference: Preference,
+    /// Whether rows came before it was opened again.
+    goes_on: bool,
 }
 
 enum Stage {
@@ -161,6 +167,9 @@ impl Scan {
             credit,
             token: None,
             if_gone: IfGone::Error,
+            until: None,
+            preference: Preference::Near,
+            goes_on: false,
         };
         Scan {
             plan,
@@ -170,6 +179,7 @@ impl Scan {
             rows_before: 0,
             rows_received: 0,
             resumes: 0,
+            resumes_until: None,
             token_read: None,
             token_received: None,
             summary: None,
@@ -271,6 +281,8 @@ impl Scan {
             }
             let arrival = match &mut self.stage {
                 Stage::Idle => {
+                    let link = self.plan.client.link();
+                    self.plan.until = self.plan.options.deadline.map(|_| link.deadline(&self.plan.options));
                     self.stage = Stage::Opening(Box::pin(self.plan.clone().open(Duration::ZERO)));
                     continue;
                 }
@@ -324,8 +336,11 @@ impl Scan {
         self.rows_received += received as u64;
         self.chunk_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         if received > 0 {
-            self.resumes = 0;
+            (self.resumes, self.resumes_until) = (0, None);
         }
+        // The version that it reads at is told at the end only; what its rows tell counts before.
+        let newest = self.rows.iter().skip(before).map(|row| row.version).max();
+        self.plan.client.link().saw(newest.unwrap_or_default());
         if let Some(token) = resume_token {
             self.token_received = Some(Bytes::copy_from_slice(token));
         }
@@ -380,25 +395,28 @@ impl Scan {
     /// Opens the scan again where it was, if that is possible.
     fn resume_after(&mut self, failure: Failure) -> Result<(), Error> {
         let transaction = self.plan.transaction.as_ref();
-        let (wait, error) = match failure {
+        if let Stage::Open(open) = &self.stage {
+            self.plan.client.link().weigh(&open.connection, &failure, self.resumes > 0, Duration::ZERO);
+        }
+        let (least, error) = match failure {
             Failure::Lost { cause, .. } if transaction.is_some() => (None, lost(cause)),
             Failure::Lost { cause, .. } => {
                 (Some(Duration::ZERO), Error::lost("the connection was lost").caused_by(Some(cause)))
             }
             Failure::GaveUp { .. } => (None, Error::deadline("the scan did not end within its deadline")),
-            Failure::Refused(error) => {
-                let wait = transaction.is_none() && error.passes();
-                (wait.then(|| error.retry_after().unwrap_or(Duration::from_millis(20))), error)
-            }
+            Failure::Refused(error) => (error.passes().then(|| error.retry_after().unwrap_or_default()), error),
         };
         if let Some(transaction) = transaction {
             return Err(transaction.failed(error));
         }
         let received = self.rows_received - self.rows_before;
         let placed = received == 0 || self.token_received.is_some();
-        self.resumes += 1;
-        let Some(wait) = wait.filter(|_| placed && !self.plan.options.once && self.resumes <= RESUMES_MAX) else {
+        let Some(wait) = least.filter(|_| placed && !self.plan.options.once).and_then(|least| self.rest(least)) else {
             return Err(error);
+        };
+        self.plan.preference = match error.leader() {
+            Some(_) => Preference::Redirected,
+            None => self.plan.preference,
         };
         if self.plan.limit > 0 {
             self.plan.limit -= received.min(self.plan.limit);
@@ -411,9 +429,23 @@ impl Scan {
         self.backup.bytes_before = self.backup.bytes;
         if let Some(token) = &self.token_received {
             self.plan.token = Some(token.clone());
+            self.plan.goes_on = true;
         }
-        self.stage = Stage::Opening(Box::pin(self.plan.clone().open(wait * self.resumes)));
+        self.stage = Stage::Opening(Box::pin(self.plan.clone().open(wait)));
         Ok(())
+    }
+
+    /// How long to wait before it is opened again; nothing if it has failed for long enough.
+    fn rest(&mut self, least: Duration) -> Option<Duration> {
+        let link = self.plan.client.link();
+        let usual = || self.plan.until.unwrap_or_else(|| link.deadline(&self.plan.options));
+        let until = *self.resumes_until.get_or_insert_with(usual);
+        self.resumes += 1;
+        // One loss is an accident.
+        let alone = self.resumes == 1 && least.is_zero();
+        let pause = if alone { least } else { backoff(link.env(), self.resumes, WAIT_MIN, WAIT_MAX) };
+        let wait = least.max(pause);
+        (link.env().now() + wait < until).then_some(wait)
     }
 }
 
@@ -440,24 +472,25 @@ impl Open {
 impl Plan {
     async fn open(self, wait: Duration) -> Result<Open, Failure> {
         let link = self.client.link();
-        let deadline = link.deadline(&self.options);
+        let deadline = self.until.unwrap_or_else(|| link.deadline(&self.options));
         if !wait.is_zero() {
             link.env().sleep(wait).await;
         }
         self.range.check().map_err(Failure::Refused)?;
         let connection = match &self.transaction {
             Some(transaction) => transaction.connection().clone(),
-            None => link.connection(deadline).await.map_err(Failure::Refused)?,
+            None => link.connection(self.preference, deadline).await.map_err(Failure::Refused)?,
         };
         let free = self.transaction.is_none();
-        let floor = Some(connection.floor).filter(|floor| free && *floor > Version::ZERO);
+        // Where it goes on the node must have come as far as the token's version, which the node it was on had.
+        let consistency = self.options.consistency.filter(|_| !self.goes_on);
         let tags = RequestTags {
             // A stream has a deadline only if it was given one.
-            deadline_ms: self.options.deadline.and_then(|_| super::call::deadline_ms(link.env(), deadline)),
-            min_version: self.options.min_version.filter(|_| free).max(floor),
+            deadline_ms: self.until.map(|until| super::call::deadline_ms(link.env(), until).unwrap_or(0)),
+            min_version: self.options.min_version.max(link.seen_by(consistency)).filter(|_| free),
             resume_token: self.token.as_deref(),
             transaction: self.transaction.as_ref().map(Transaction::id),
-            consistency: self.options.consistency.filter(|_| free),
+            consistency: consistency.filter(|_| free),
             if_gone: (self.token.is_some() && self.if_gone == IfGone::Newer).then_some(IfGone::Newer),
             ..RequestTags::default()
         };
@@ -473,7 +506,7 @@ impl Plan {
             What::Everything => RequestBody::Backup { credit: self.credit },
         };
         let inbox = Arc::new(Inbox::default());
-        let give_up = self.options.deadline.map(|_| deadline + super::GRACE);
+        let give_up = self.until.map(|until| until + super::GRACE);
         let posting = || Posting {
             sink: Sink::Scan(inbox.clone()),
             give_up,

@@ -7,6 +7,7 @@ use super::options::CallOptions;
 use super::transaction::Transaction;
 use crate::env::Moment;
 use crate::types::{Isolation, Version};
+use crate::wire::Consistency;
 use bytes::Bytes;
 use std::{future::Future, time::Duration};
 
@@ -19,6 +20,8 @@ const WAIT_MAX: Duration = Duration::from_millis(250);
 pub struct TransactOptions {
     /// What its reads are checked for.
     pub isolation: Isolation,
+    /// How fresh what it reads must be; linearizable unless told otherwise. An older version meets more conflicts.
+    pub consistency: Consistency,
     /// How long all its runs may take together; the client's deadline unless told otherwise.
     pub deadline: Option<Duration>,
 }
@@ -77,10 +80,15 @@ impl Client {
         R: Future<Output = Result<T, E>>,
         E: From<Error>,
     {
-        let deadline = self.link().deadline(&CallOptions { deadline: options.deadline, ..CallOptions::new() });
+        let fresh = CallOptions { deadline: options.deadline, ..CallOptions::new() };
+        let fresh = match options.consistency {
+            Consistency::Linearizable => fresh,
+            consistency => fresh.consistency(consistency),
+        };
+        let deadline = self.link().deadline(&fresh);
         let mut runs = 0;
         loop {
-            let tx = self.begin_until(options.isolation, Some(deadline)).await?;
+            let tx = Transaction::begin(self.clone(), options.isolation, &fresh, Some(deadline)).await?;
             let (least, failed) = match run(tx.clone()).await {
                 Ok(value) => match tx.commit_now(None).await {
                     Ok(done) => return Ok(Transacted { value, version: done.version, results: done.results }),

@@ -1,12 +1,13 @@
 //! A transaction that the caller drives.
 
 use super::call::deadline_ms;
-use super::connection::{Connection, Posting};
+use super::connection::{Connection, Held, Posting};
 use super::data::{Deleted, KeyRange, Value, checked_value, full_key, keep, value_of};
 use super::error::Error;
 use super::handle::{Client, CommitOutcome};
 use super::keyspace::{Keyspace, key_batch, take_values};
 use super::ledger::{Ledger, lost};
+use super::link::Preference;
 use super::options::CallOptions;
 use super::scan::Scan;
 use super::waiters::{Cancelling, Failure, Sink};
@@ -15,7 +16,8 @@ use crate::types::AtomicOp;
 use crate::types::limits::SAVEPOINT_NAME_BYTES_MAX;
 use crate::types::{IdempotencyPair, Isolation, KeyspaceId, Version};
 use crate::wire::{
-    CommitReply, DeleteRangeReply, ErrorCode, GetReply, Key, Outcome, Request, RequestBody, RequestTags, Retry,
+    CommitReply, Consistency, DeleteRangeReply, ErrorCode, GetReply, Key, Outcome, Request, RequestBody, RequestTags,
+    Retry,
 };
 use bytes::Bytes;
 use std::{
@@ -55,7 +57,7 @@ pub struct Transaction {
 
 struct Inner {
     client: Client,
-    connection: Arc<Connection>,
+    connection: Held,
     id: u64,
     ledger: Arc<Ledger>,
     until: Option<Moment>,
@@ -95,17 +97,22 @@ impl Transaction {
     pub(super) async fn begin(
         client: Client,
         isolation: Isolation,
+        options: &CallOptions,
         until: Option<Moment>,
     ) -> Result<Transaction, Error> {
         let link = client.link();
         let deadline = until.unwrap_or_else(|| link.deadline(&CallOptions::new()));
         let ledger = Arc::new(Ledger::default());
+        // Who leads decides the commit, and fixes the newest version without asking others; who is content with less reads
+        // where reads go.
+        let fresh = options.consistency.unwrap_or_default() == Consistency::Linearizable;
+        let preference = if fresh { Preference::Leader } else { Preference::Near };
         let (connection, id) = loop {
-            let connection = link.connection(deadline).await?;
-            let floor = Some(connection.floor).filter(|floor| *floor > Version::ZERO);
+            let connection = Held::new(link.connection(preference, deadline).await?);
             let tags = RequestTags {
                 deadline_ms: deadline_ms(link.env(), deadline),
-                min_version: floor,
+                min_version: options.min_version.max(link.seen_by(options.consistency)),
+                consistency: options.consistency,
                 ..RequestTags::default()
             };
             let request = Request { body: RequestBody::Begin { isolation }, tags };
@@ -209,6 +216,7 @@ impl Transaction {
         let key = full_key(self.keyspace, key.as_ref())?;
         let payload = self.ask(RequestBody::Get { key: &key }).await?;
         let reply = GetReply::decode(&payload).map_err(Error::reply)?;
+        self.inner.client.link().saw(reply.version);
         Ok(value_of(&payload, reply.found))
     }
 
@@ -218,7 +226,8 @@ impl Transaction {
         while values.len() < keys.len() {
             let batch = key_batch(self.keyspace, &keys[values.len()..])?;
             let payload = self.ask(RequestBody::GetMany { keys: batch.as_list::<Key<'_>>() }).await?;
-            take_values(&payload, batch.len(), &mut values)?;
+            let version = take_values(&payload, batch.len(), &mut values)?;
+            self.inner.client.link().saw(version);
         }
         Ok(values)
     }

@@ -135,6 +135,7 @@ async fn notice(addresses: Vec<String>) -> (Client, Peer, Listening) {
 async fn a_server_that_will_close_is_left_if_there_is_another() {
     let (client, mut first, mut listening) = notice(vec!["a:1".into(), "b:1".into()]).await;
     let mut second = listening.accept().await;
+    second.settled().await;
     let (answer, id) = tokio::join!(client.ping(), async {
         let frame = second.frame_of(Kind::Ping).await;
         let ping = Ping::decode(&frame.payload).expect("valid");

@@ -1,7 +1,7 @@
 use super::{Listening, Peer, Welcomed};
 use crate::client::{Client, ClientOptions, ErrorKind, Outcome, Retry};
 use crate::wire::preface::PREFACE;
-use crate::wire::{ErrorCode, Goaway, Hello, Kind, Opcode, put_frame};
+use crate::wire::{ErrorCode, Goaway, Hello, Kind, put_frame};
 use bytes::BytesMut;
 use std::{error::Error as _, time::Duration};
 
@@ -105,30 +105,4 @@ async fn another_cluster_at_the_same_address_is_refused() {
     let error = answer.expect_err("versions mean nothing there");
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unreachable, Outcome::NotApplied));
     assert!(error.source().is_some(), "the last failure to connect");
-}
-
-#[tokio::test]
-async fn what_was_seen_on_one_node_is_asked_for_on_the_next() {
-    let mut listening = Listening::new();
-    let (client, mut first) = listening.connected().await;
-    let script = async {
-        let id = first.request(Opcode::Put).await;
-        first.version(Opcode::Put, id, 9).await;
-    };
-    let (put, ()) = tokio::join!(client.put("k", "v"), script);
-    put.expect("answered");
-    drop(first);
-    let script = async {
-        let mut second = listening.accept_as(Welcomed { node: 2, ..Welcomed::default() }).await;
-        let get = second.request_frame(Opcode::Get).await;
-        assert_eq!(super::peer::tags(&get).min_version, Some(crate::types::Version(9)));
-        second.nothing(get.request_id, 9).await;
-        let begin = second.request_frame(Opcode::Begin).await;
-        assert_eq!(super::peer::tags(&begin).min_version, Some(crate::types::Version(9)));
-    };
-    let calls = async {
-        client.get("k").await.expect("answered");
-        client.begin(crate::types::Isolation::Serializable).await.expect("queued")
-    };
-    tokio::join!(calls, script);
 }

@@ -1,8 +1,10 @@
 //! The client against peers that follow a script: every way in which a connection can go wrong.
 
+mod clock;
 mod peer;
 
 mod backups;
+mod failover;
 mod frames;
 mod handshake;
 mod limits;

@@ -6,8 +6,8 @@ use crate::types::limits::FRAME_PAYLOAD_BYTES_MAX;
 use crate::types::{ClusterId, NodeId, Version};
 use crate::wire::preface::{PREFACE, PREFACE_BYTES};
 use crate::wire::{
-    Codec, ErrorCode, Frame, Goaway, Kind, Limit, LimitId, List, ListBuf, Opcode, OutcomeReply, OutcomeState, Request,
-    RequestTags, VersionReply, Welcome, WireError, put_frame,
+    Codec, ErrorCode, Frame, Goaway, Kind, Limit, LimitId, List, ListBuf, Notice, Opcode, OutcomeReply, OutcomeState,
+    Request, RequestTags, VersionReply, Welcome, WireError, put_frame,
 };
 use bytes::{Buf, BytesMut};
 use std::{
@@ -35,18 +35,20 @@ pub struct Listening {
 }
 
 struct Dialler {
-    sockets: mpsc::UnboundedSender<DuplexStream>,
+    /// Where each connection goes: by address, or whatever the address is.
+    servers: Vec<(Option<&'static str>, mpsc::UnboundedSender<DuplexStream>)>,
     pipe_bytes: usize,
 }
 
 impl Connector for Dialler {
-    fn connect(&self, _: &str) -> BoxFuture<io::Result<Box<dyn Socket>>> {
+    fn connect(&self, address: &str) -> BoxFuture<io::Result<Box<dyn Socket>>> {
         let (near, far) = tokio::io::duplex(self.pipe_bytes);
-        let sent = self.sockets.send(far);
+        let server = self.servers.iter().find(|(at, _)| at.is_none_or(|at| at == address));
+        let sent = server.is_some_and(|(_, sockets)| sockets.send(far).is_ok());
         Box::pin(async move {
             match sent {
-                Ok(()) => Ok(Box::new(near) as Box<dyn Socket>),
-                Err(_) => Err(io::ErrorKind::ConnectionRefused.into()),
+                true => Ok(Box::new(near) as Box<dyn Socket>),
+                false => Err(io::ErrorKind::ConnectionRefused.into()),
             }
         })
     }
@@ -60,11 +62,19 @@ pub struct Welcomed {
     pub requests_max: u64,
     pub bytes_max: u64,
     pub idle_ms: u64,
+    pub leader: Option<&'static str>,
+}
+
+impl Welcomed {
+    /// What this node says when that address has the leader.
+    pub fn node(node: u64, leader: Option<&'static str>) -> Welcomed {
+        Welcomed { node, leader, ..Welcomed::default() }
+    }
 }
 
 impl Default for Welcomed {
     fn default() -> Welcomed {
-        Welcomed { cluster: 1, node: 1, requests_max: 100, bytes_max: 1 << 24, idle_ms: 0 }
+        Welcomed { cluster: 1, node: 1, requests_max: 100, bytes_max: 1 << 24, idle_ms: 0, leader: None }
     }
 }
 
@@ -77,10 +87,31 @@ impl Listening {
     pub fn with(pipe_bytes: usize, change: impl FnOnce(&mut ClientOptions)) -> Listening {
         let (sender, sockets) = mpsc::unbounded_channel();
         let mut options = ClientOptions::from("peer:1");
-        options.connector = Arc::new(Dialler { sockets: sender, pipe_bytes });
+        options.connector = Arc::new(Dialler { servers: vec![(None, sender)], pipe_bytes });
         options.grease = false;
         change(&mut options);
         Listening { sockets, options }
+    }
+
+    /// Several servers, each at its address. The client is given all of them, in this order, unless `change` says
+    /// otherwise; at any other address connections are refused.
+    pub fn at<const N: usize>(addresses: [&'static str; N], change: impl FnOnce(&mut ClientOptions)) -> [Listening; N] {
+        let mut servers = Vec::new();
+        let sockets = addresses.map(|address| {
+            let (sender, sockets) = mpsc::unbounded_channel();
+            servers.push((Some(address), sender));
+            sockets
+        });
+        let mut options = ClientOptions::new(addresses.map(str::to_owned).to_vec());
+        options.connector = Arc::new(Dialler { servers, pipe_bytes: 256 << 10 });
+        options.grease = false;
+        change(&mut options);
+        sockets.map(|sockets| Listening { sockets, options: options.clone() })
+    }
+
+    /// Whether nobody has connected and was not accepted.
+    pub fn is_quiet(&self) -> bool {
+        self.sockets.is_empty()
     }
 
     /// Refuses connections from now on.
@@ -144,7 +175,7 @@ impl Peer {
     /// Reads preface and HELLO.
     pub async fn hello(&mut self) -> Frame {
         while self.arrived.len() < PREFACE_BYTES {
-            self.read().await;
+            assert_ne!(self.read().await, 0, "the client closed the connection");
         }
         assert_eq!(self.arrived[..PREFACE_BYTES], PREFACE);
         self.arrived.advance(PREFACE_BYTES);
@@ -167,24 +198,31 @@ impl Peer {
             features: List::EMPTY,
             mechanisms: List::EMPTY,
             limits: limits.as_list(),
-            leader: None,
+            leader: welcomed.leader,
         };
         self.raw(&PREFACE).await;
         self.send(Kind::Welcome, 0, 0, |out| welcome.encode(out)).await;
     }
 
-    async fn read(&mut self) {
+    async fn read(&mut self) -> usize {
         let read = timeout(PATIENCE, self.socket.read_buf(&mut self.arrived)).await.expect("something comes");
-        assert_ne!(read.expect("a pipe does not fail"), 0, "the client closed the connection");
+        read.expect("a pipe does not fail")
     }
 
     /// The next frame of the client.
     pub async fn frame(&mut self) -> Frame {
+        self.frame_or_end().await.expect("the client keeps the connection")
+    }
+
+    /// The next frame of the client; `None` if it has closed the connection.
+    pub async fn frame_or_end(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.codec.decode(&mut self.arrived).expect("the client sends frames") {
-                return frame;
+                return Some(frame);
             }
-            self.read().await;
+            if self.read().await == 0 {
+                return None;
+            }
         }
     }
 
@@ -253,6 +291,17 @@ impl Peer {
 
     pub async fn refuse_with(&mut self, opcode: Opcode, id: u64, error: &WireError) {
         self.send(Kind::Error, opcode.number(), id, |out| error.encode(out)).await;
+    }
+
+    /// Refuses, for another node leads.
+    pub async fn redirect(&mut self, opcode: Opcode, id: u64, leader: Option<&str>) {
+        let mut error = WireError::new(ErrorCode::NOT_LEADER);
+        error.leader = leader.map(Into::into);
+        self.refuse_with(opcode, id, &error).await;
+    }
+
+    pub async fn notice(&mut self, code: u16, leader: Option<&str>) {
+        self.send(Kind::Notice, 0, 0, |out| Notice { code, leader }.encode(out)).await;
     }
 
     pub async fn goaway(&mut self, code: ErrorCode, highest: u64) {

@@ -1,3 +1,4 @@
+use super::clock::Clock;
 use super::peer::tags;
 use super::{Listening, Peer};
 use crate::client::{Client, Error, ErrorKind, IfGone, Isolation, Row};
@@ -6,6 +7,7 @@ use crate::wire::{
     self, Chunk, Credit, ErrorCode, Frame, Kind, ListBuf, Opcode, Request, RequestBody, ScanEnd, ScanEndReason,
     WireError,
 };
+use std::time::Duration;
 
 async fn chunk(peer: &mut Peer, id: u64, keys: &[&str], token: Option<&str>) -> usize {
     let mut rows = ListBuf::new();
@@ -114,20 +116,26 @@ async fn a_limit_that_was_reached_when_the_connection_was_lost_is_the_end() {
 
 #[tokio::test]
 async fn a_scan_that_fails_again_and_again_is_given_up() {
-    let mut listening = Listening::new();
-    let (client, mut peer) = listening.connected().await;
-    let script = async {
-        let mut refused = 0;
-        let mut error = WireError::new(ErrorCode::UNAVAILABLE);
-        error.retry_after_ms = 1;
-        while refused < 9 {
-            let id = peer.request(Opcode::Scan).await;
-            peer.refuse_with(Opcode::Scan, id, &error).await;
-            refused += 1;
-        }
+    let clock = Clock::new();
+    let mut listening = Listening::with(4096, |options| options.env = clock.env());
+    let scripted = async {
+        let (client, mut peer) = listening.connected().await;
+        let began = clock.now();
+        let refusing = async {
+            loop {
+                let id = peer.request(Opcode::Scan).await;
+                peer.refuse(Opcode::Scan, id, ErrorCode::UNAVAILABLE).await;
+            }
+        };
+        let rows = tokio::select! {
+            rows = client.count(..) => rows,
+            () = refusing => unreachable!("it refuses for ever"),
+        };
+        assert_eq!(rows.expect_err("refused").code(), Some(ErrorCode::UNAVAILABLE));
+        let took = clock.now() - began;
+        assert!((Duration::from_secs(9)..Duration::from_secs(10)).contains(&took), "{took:?}");
     };
-    let (rows, ()) = tokio::join!(client.count(..), script);
-    assert_eq!(rows.expect_err("refused").code(), Some(ErrorCode::UNAVAILABLE));
+    clock.run(scripted).await;
 }
 
 #[tokio::test]
@@ -229,7 +237,7 @@ async fn an_end_that_tells_another_number_of_rows_is_an_error() {
 async fn a_scan_with_a_deadline_ends_at_it() {
     let mut listening = Listening::new();
     let (client, mut peer) = listening.connected().await;
-    let hurried = client.with(crate::client::CallOptions::new().deadline(std::time::Duration::from_millis(20)));
+    let hurried = client.with(crate::client::CallOptions::new().deadline(Duration::from_millis(20)));
     let script = async {
         let frame = peer.request_frame(Opcode::Scan).await;
         assert!(tags(&frame).deadline_ms.is_some());
