@@ -5,6 +5,7 @@
 
 use super::{
     Failed, Position, StateMachine,
+    agreement::Agreement,
     driver::{Message, Queue},
     membership::{decode_stored, encode_stored},
     types::{Payload, Raft, RaftLogId, RaftStoredMembership, Snapshot, SnapshotMeta, ours, theirs},
@@ -15,7 +16,7 @@ use openraft::{
     OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
 };
-use std::{future::poll_fn, io, pin::Pin};
+use std::{future::poll_fn, io, pin::Pin, sync::Arc};
 
 /// How many bytes of entries may be applied before the group looks whether its log can shrink. A log in memory then stays
 /// in the nearer caches.
@@ -26,13 +27,14 @@ pub(super) struct Adapter<M> {
     machine: M,
     node: NodeId,
     queue: Queue,
+    agreement: Arc<Agreement>,
     /// Bytes of entries applied since the group was asked to look.
     bytes: usize,
 }
 
 impl<M: StateMachine> Adapter<M> {
-    pub(super) fn new(machine: M, node: NodeId, queue: Queue) -> Adapter<M> {
-        Adapter { machine, node, queue, bytes: 0 }
+    pub(super) fn new(machine: M, node: NodeId, queue: Queue, agreement: Arc<Agreement>) -> Adapter<M> {
+        Adapter { machine, node, queue, agreement, bytes: 0 }
     }
 
     fn apply_one(&mut self, (entry, responder): EntryResponder<Raft>) -> Result<(), Failed> {
@@ -60,6 +62,7 @@ impl<M: StateMachine> Adapter<M> {
                 None
             }
         };
+        self.agreement.note(log_id, self.machine.applied().chain);
         if let Some(responder) = responder {
             responder.send(outcome);
         }

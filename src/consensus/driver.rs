@@ -6,6 +6,7 @@ use super::{
     Addresses, Change, ChangeError, Confirm, Failed, Fate, Leader, Leadership, Member, MemberStatus, Observe, Progress,
     Respond, StateMachine, Status, Stopped, Storage,
     adapter::Adapter,
+    agreement::{Agreement, Verdict},
     changes::Changes,
     contacts::Contacts,
     disk_log::DiskLog,
@@ -303,7 +304,8 @@ impl<M: StateMachine> Start<M> {
     async fn open(self) -> Result<(OpenRaft<M>, Driver<M>), (Failed, Stopped)> {
         let Start { env, log, node, peers, store, machine, observe, stopped, reads, queue, shown, .. } = self;
         let (has_peers, contacts) = (peers.dialer.is_some(), Arc::clone(&peers.contacts));
-        let adapter = Adapter::new(machine.clone(), node, queue.clone());
+        let agreement = Arc::new(Agreement::default());
+        let adapter = Adapter::new(machine.clone(), node, queue.clone(), Arc::clone(&agreement));
         let kept = store.kept();
         let begin = async {
             let config = config(node).validate().map_err(|error| Failed(error.to_string()))?;
@@ -315,7 +317,12 @@ impl<M: StateMachine> Start<M> {
         match begin.await {
             Ok(raft) => {
                 let leads = raft.server_metrics();
-                let inbound = Server { raft: raft.clone(), machine: machine.clone() };
+                let inbound = Server {
+                    raft: raft.clone(),
+                    machine: machine.clone(),
+                    agreement: Arc::clone(&agreement),
+                    queue: queue.clone(),
+                };
                 // Nobody else sets it.
                 let _ = shown.inbound.set(Arc::new(inbound));
                 let changes = Changes { env: env.clone(), node, raft: raft.clone(), contacts: Arc::clone(&contacts) };
@@ -325,6 +332,7 @@ impl<M: StateMachine> Start<M> {
                     node,
                     has_peers,
                     contacts,
+                    agreement,
                     changes,
                     changing: false,
                     queue,
@@ -388,6 +396,7 @@ struct Driver<M: StateMachine> {
     node: NodeId,
     has_peers: bool,
     contacts: Arc<Contacts>,
+    agreement: Arc<Agreement>,
     changes: Changes<M>,
     /// Whether a change is being made, by command or by itself: one at a time.
     changing: bool,
@@ -444,6 +453,7 @@ impl<M: StateMachine> Driver<M> {
                     tick = self.next_tick();
                     self.keep_up();
                     self.tell_unheard();
+                    self.compare()?;
                     self.purge(raft).await?;
                 }
             }
@@ -567,6 +577,31 @@ impl<M: StateMachine> Driver<M> {
                 queue.send(Message::KeptUp);
             })
             .detach();
+    }
+
+    /// Holds what members have reported of their state against this one.
+    fn compare(&mut self) -> Result<(), Failed> {
+        let metrics = self.leads.borrow_watched().clone();
+        if metrics.state != ServerState::Leader {
+            return Ok(());
+        }
+        let membership = metrics.membership_config.membership();
+        match self.agreement.judge(self.node, membership, &self.contacts) {
+            Verdict::Agreed => Ok(()),
+            Verdict::Others(others) => {
+                for node in others {
+                    let Some(report) = self.contacts.of(node).report else { continue };
+                    error!(self.log, "a member has come to another state than the majority; it is told to stop";
+                        "node" => node.0, "entry" => %report.applied);
+                    self.contacts.differs(node, self.agreement.at(report.applied));
+                }
+                Ok(())
+            }
+            Verdict::Own(other) => Err(Failed(format!(
+                "this replica and node {} have come to different states, and no majority has what this one has",
+                other.0
+            ))),
+        }
     }
 
     /// Says in the log when a member is not heard any more, and when it is again.

@@ -21,6 +21,7 @@
 //! bad day, on command.
 
 mod adapter;
+mod agreement;
 mod changes;
 mod contacts;
 mod disk_log;

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     env::{BoxFuture, Env, Moment},
     peer::{Connection, Dialer, PeerError},
-    types::NodeId,
+    types::{LogId, NodeId},
     wire::{
         Frame, Kind, WireError,
         peer::{
@@ -172,7 +172,7 @@ impl Link {
     }
 }
 
-fn append_of(request: AppendEntriesRequest<Raft>) -> Append {
+fn append_of(request: AppendEntriesRequest<Raft>, chain: Option<(LogId, u64)>) -> Append {
     let AppendEntriesRequest { vote, prev_log_id, entries, leader_commit } = request;
     let entries = entries.into_iter().map(|entry| {
         let entry = disk_log::encode(entry);
@@ -182,7 +182,7 @@ fn append_of(request: AppendEntriesRequest<Raft>) -> Append {
         vote: peer_vote(&vote),
         previous: prev_log_id.as_ref().map(ours),
         committed: leader_commit.as_ref().map(ours),
-        chain: None,
+        chain,
         entries: entries.collect(),
     }
 }
@@ -203,7 +203,7 @@ impl RaftNetworkV2<Raft> for Link {
         request: AppendEntriesRequest<Raft>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Raft>, RPCError<Raft>> {
-        let append = append_of(request);
+        let append = append_of(request, self.contacts.of(self.target).differs);
         let asked = async {
             let payload = self.call(PeerOpcode::Append, option.soft_ttl(), |out| append.encode(out)).await?;
             decoded(AppendReply::decode(&payload))
@@ -316,7 +316,7 @@ impl<S: Stream<Item = AppendEntriesRequest<Raft>> + Unpin> Appending<'_, S> {
                 Poll::Pending => return,
                 Poll::Ready(None) => self.input = None,
                 Poll::Ready(Some(request)) => {
-                    let append = append_of(request);
+                    let append = append_of(request, self.link.contacts.of(self.link.target).differs);
                     self.link.last_request += 1;
                     let id = self.link.last_request;
                     connection.put(Kind::Request, PeerOpcode::Append.number(), id, |out| append.encode(out));

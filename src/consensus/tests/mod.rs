@@ -260,7 +260,7 @@ async fn a_log_in_memory_gives_what_it_holds() {
 async fn nothing_but_metadata_is_a_snapshot() {
     let (queue, _) = Queue::new();
     let machine = Counting::default();
-    let mut adapter = Adapter::new(machine.clone(), NODE, queue);
+    let mut adapter = Adapter::new(machine.clone(), NODE, queue, Arc::default());
     assert!(adapter.get_current_snapshot().await.unwrap().is_none());
     let log_id = LogId { term: Term(1), leader: NODE, index: 7 };
     machine.0.lock().stored = Position { log_id: Some(log_id), ..Position::default() };
