@@ -332,5 +332,9 @@ mod a_rule_can_fail {
             1,
             "unknown in the spec"
         );
+        let (spec, code) =
+            (text("a.md", "**QP-AAAA-001** must"), text("src/a.rs", "QP-AAAA-001, QP-AAAAA-001, QP-AAAA-02"));
+        assert!(spec_citations(&spec, &code).is_empty(), "four letters");
+        assert_eq!(spec_citations(&spec, &text("src/a.rs", "")).len(), 1, "four letters, cited by nothing");
     }
 }

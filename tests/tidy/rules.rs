@@ -172,19 +172,20 @@ pub fn top_level(entries: &[(String, bool)], ignored: &str) -> Vec<String> {
     wrong
 }
 
-/// The ids of requirements in a text, `QP-AAA-000`, each with its line.
+/// The ids of requirements in a text, `QP-AAA-000` or `QP-AAAA-000`, each with its line.
 fn spec_ids(text: &str) -> Vec<(usize, &str)> {
     let mut found = Vec::new();
     for (number, line) in text.lines().enumerate() {
         for (at, _) in line.match_indices("QP-") {
-            let Some(id) = line.get(at..at + 10) else { continue };
-            let (area, digits) = (&id.as_bytes()[3..6], &id.as_bytes()[7..10]);
-            let shaped = area.iter().all(u8::is_ascii_uppercase)
-                && id.as_bytes()[6] == b'-'
-                && digits.iter().all(u8::is_ascii_digit);
-            if shaped {
-                found.push((number + 1, id));
-            }
+            let shaped = |area: usize| {
+                let id = line.get(at..at + 3 + area + 4)?;
+                let (letters, digits) = id[3..].split_once('-')?;
+                let holds = letters.len() == area
+                    && letters.bytes().all(|letter| letter.is_ascii_uppercase())
+                    && digits.bytes().all(|digit| digit.is_ascii_digit());
+                holds.then_some((number + 1, id))
+            };
+            found.extend([3, 4].into_iter().find_map(shaped));
         }
     }
     found

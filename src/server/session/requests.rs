@@ -198,6 +198,14 @@ impl Session {
                 self.respond_version(incoming.opcode, incoming.request, version);
             }
             RequestBody::Status => self.status(incoming),
+            RequestBody::ClusterStatus
+            | RequestBody::ClusterRemove { .. }
+            | RequestBody::ClusterTransfer { .. }
+            | RequestBody::ClusterPromote { .. }
+            | RequestBody::ClusterAdd { .. } => {
+                let error = WireError::new(ErrorCode::UNSUPPORTED).with_message("this server is of no cluster");
+                self.respond_error(incoming.opcode.number(), incoming.request, &error);
+            }
             RequestBody::Begin { .. }
             | RequestBody::Commit
             | RequestBody::Rollback
