@@ -277,6 +277,7 @@ impl<M: StateMachine> Start<M> {
         match self.open().await {
             Ok((raft, mut driver)) => {
                 let ended = tokio::select! {
+                    biased;
                     ended = driver.run(&raft, &mut messages) => ended,
                     failed = log_ends(&mut writing) => Err(failed),
                 };

@@ -29,6 +29,7 @@ mod driver;
 mod membership;
 mod memory_log;
 mod peers;
+mod runtime;
 #[cfg(feature = "testing")]
 mod sequencer;
 mod serve;

@@ -39,7 +39,7 @@ impl RaftTypeConfig for Raft {
     type Vote = RaftVote;
     type Payload = Payload;
     type Entry = RaftEntry;
-    type AsyncRuntime = openraft_rt_tokio::TokioRuntime;
+    type AsyncRuntime = super::runtime::Runtime;
     type Responder<T>
         = Reply<T>
     where

@@ -12,6 +12,7 @@
 //! | [`base`] | a base in memory that crashes and fails where a script says so |
 //! | [`faults`] | an engine that fails where a script says so |
 //! | [`files`] | files in memory that lose power, fail and lie, by seed and by plan |
+//! | [`sim`] | hosts in one thread on virtual time, with a network, disks and clocks that misbehave by seed |
 //! | [`transcript`] | commands in, answers out, compared with a golden file |
 //! | [`directory`] | directories that are gone when the test ends |
 //! | [`assertions`] | comparing bytes, waiting with a bound |
@@ -35,6 +36,7 @@ pub mod base;
 pub mod directory;
 pub mod faults;
 pub mod files;
+pub mod sim;
 pub mod transcript;
 
 /// The guidelines; here so that their examples are run.

@@ -1,7 +1,7 @@
 //! The rules: each a function from sources to a list of complaints.
 
 use super::{
-    EMPTY_WORDS, FLOORS, LINES_MAX, TOP_FILES, TOP_FOLDERS, UNFINISHED, UNSAFE_IN, WORLD, WORLD_MODULES,
+    EMPTY_WORDS, FLOORS, LINES_MAX, TOP_FILES, TOP_FOLDERS, UNFINISHED, UNSAFE_IN, WORLD, WORLD_FILES, WORLD_MODULES,
     source::{Source, reads},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,12 +44,29 @@ pub fn floors(sources: &[Source]) -> Vec<String> {
 /// Time, randomness, threads and files are reached through `env`.
 pub fn world(sources: &[Source]) -> Vec<String> {
     let mut wrong = Vec::new();
-    for source in sources.iter().filter(|source| source.module().is_some_and(|module| !WORLD_MODULES.contains(&module)))
-    {
+    let is_held = |source: &&Source| {
+        source.module().is_some_and(|module| !WORLD_MODULES.contains(&module))
+            && !WORLD_FILES.contains(&source.path.as_str())
+    };
+    for source in sources.iter().filter(is_held) {
         for (token, path) in source.paths() {
             let clock = path.iter().any(|part| matches!(*part, "Instant" | "SystemTime"));
             if !token.test && (clock || WORLD.iter().any(|outside| path.starts_with(outside))) {
                 wrong.push(format!("{}:{}: `{}` goes past `env`", source.path, token.line, path.join("::")));
+            }
+        }
+    }
+    wrong
+}
+
+/// A `select!` that draws lots for what it looks at first makes a run that no seed gives again.
+pub fn selects(sources: &[Source]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for source in sources.iter().filter(|source| source.module().is_some_and(|module| module != "bin")) {
+        for at in 0..source.tokens.len() {
+            let begins = reads(&source.tokens, at, &["select", "!", "{"]);
+            if begins && !source.tokens[at].test && source.text_at(at + 3) != "biased" {
+                wrong.push(format!("{}:{}: `select!` without `biased`", source.path, source.tokens[at].line));
             }
         }
     }
