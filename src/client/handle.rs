@@ -319,7 +319,8 @@ impl Client {
     /// ```
     pub async fn begin_with(&self, isolation: Isolation, options: &CallOptions) -> Result<Transaction, Error> {
         let until = options.deadline.map(|_| self.link().deadline(options));
-        Transaction::begin(self.clone(), isolation, options, until).await
+        let preference = Transaction::preference(options.consistency.unwrap_or_default());
+        Transaction::begin(self.clone(), isolation, options, preference, until).await
     }
 
     /// See [`Keyspace::get`].

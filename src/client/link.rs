@@ -142,10 +142,12 @@ impl Link {
     fn choose(&self, state: &State, preference: Preference) -> Option<Arc<Connection>> {
         let near = || state.near.as_ref().filter(|near| near.is_open());
         let leader = || state.leader.as_ref().filter(|leader| leader.is_open());
+        // Another may have been named, and its connection not be there yet.
+        let leads = || leader().filter(|leader| self.routes.leads(&leader.peer.address));
         match preference {
             Preference::Near => near().or_else(leader),
-            Preference::Leader => leader().or_else(near),
-            Preference::Redirected => leader().or_else(|| near().filter(|near| !self.follows(near))),
+            Preference::Leader => leads().or_else(near).or_else(leader),
+            Preference::Redirected => leads().or_else(|| near().filter(|near| !self.follows(near))),
         }
         .cloned()
     }
