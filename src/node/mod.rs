@@ -31,7 +31,7 @@ pub use forward::Forwarded;
 pub use history::HistoryOptions;
 pub use metrics::Metrics;
 pub use options::{AdmissionOptions, CommitterOptions, LOG_KEEP_BYTES_DEFAULT, NodeOptions};
-pub use recovery::{Recovered, RecoveryError, StorageOptions, recover};
+pub use recovery::{Recovered, RecoveryError, StorageOptions, recover, recover_over};
 pub use request::{Batch, Evaluation, EvaluationError, Item, Keyed, Work};
 pub use view::{EVALUATION_ROWS_MAX, Overgrown, View, Visit};
 

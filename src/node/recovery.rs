@@ -79,9 +79,20 @@ pub fn recover(
     directory: &Directory,
     options: StorageOptions,
 ) -> Result<Recovered, RecoveryError> {
+    let engine = DurableEngine::open(env, &directory.base(), options.engine)?;
+    recover_over(env, logger, directory, options, engine)
+}
+
+/// The same over a store that was opened elsewhere.
+pub fn recover_over(
+    env: &Env,
+    logger: &Logger,
+    directory: &Directory,
+    options: StorageOptions,
+    engine: DurableEngine,
+) -> Result<Recovered, RecoveryError> {
     let begun = env.now();
     let identity = directory.identity();
-    let engine = DurableEngine::open(env, &directory.base(), options.engine)?;
     let mut log_options = LogOptions::new(Owner { cluster: identity.cluster, node: identity.node });
     log_options.segment_bytes = options.log_segment_bytes.unwrap_or(log_options.segment_bytes);
     log_options.cache_bytes_max = options.log_cache_bytes_max.unwrap_or(log_options.cache_bytes_max);

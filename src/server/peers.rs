@@ -36,6 +36,8 @@ const CONNECTIONS_MAX: usize = 1_024;
 const FIRST_GIVEN: u64 = 2;
 /// How long whoever joins waits before it asks again.
 const JOIN_PAUSE: Duration = Duration::from_millis(200);
+/// How often a node that is elsewhere than others believe tells them.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 /// How long one member may take to answer whoever joins.
 const JOIN_MAX: Duration = Duration::from_secs(10);
 
@@ -239,6 +241,37 @@ pub async fn join(
         if named.is_none() {
             env.sleep(JOIN_PAUSE).await;
         }
+    }
+}
+
+/// Tells the other members where this one is, if they believe something else. Ends once they know.
+pub async fn announce(node: Arc<Node>, env: Env, log: Logger, addresses: Addresses) {
+    let identity = node.identity();
+    let local = Local { cluster: identity.cluster, node: identity.node, level: txn::LEVEL };
+    loop {
+        let status = node.status().await;
+        let own = status.members.iter().find(|member| member.node == identity.node);
+        if own.is_some_and(|own| own.addresses == addresses) {
+            return;
+        }
+        let others: Vec<String> = status
+            .members
+            .iter()
+            .filter(|member| member.node != identity.node && !member.addresses.peer.is_empty())
+            .map(|member| member.addresses.peer.clone())
+            .collect();
+        let change = Change::Add { node: identity.node, addresses: addresses.clone() };
+        if own.is_some() && node.leads() {
+            // What fails now is tried again.
+            let _ = node.change(change).await;
+        } else if own.is_some() && !others.is_empty() {
+            let told = join(&env, &log, &others, local, &addresses);
+            let until = env.now() + ANNOUNCE_EVERY;
+            if let Some(Err(error)) = env.until(until, told).await {
+                warn!(log, "the other members do not know where this node is"; "reason" => %error);
+            }
+        }
+        env.sleep(ANNOUNCE_EVERY).await;
     }
 }
 
