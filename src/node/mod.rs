@@ -410,6 +410,13 @@ impl Node {
         self.disk_log.as_ref().map(Log::metrics)
     }
 
+    /// The log on disk, for whoever checks what it holds.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn log(&self) -> Option<&Log> {
+        self.disk_log.as_ref()
+    }
+
     /// Requests and bytes that wait for the committer.
     #[must_use]
     pub fn under_way(&self) -> (usize, usize) {

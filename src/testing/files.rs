@@ -198,6 +198,14 @@ impl SimulatedFiles {
         lock(&self.state).begin_life();
     }
 
+    /// Another disk takes its place: nothing is on it.
+    pub fn wipe(&self) {
+        let mut state = lock(&self.state);
+        state.disk = Disk::default();
+        state.life += 1;
+        state.locked.clear();
+    }
+
     /// Flips one bit of a file, on the disk and for programs.
     ///
     /// # Panics

@@ -8,6 +8,7 @@
 //! | [`wire`] | `Arbitrary` for every message of the protocol |
 //! | [`server`] | a server in this process, over a port or a pipe, whose group can be made to misbehave |
 //! | [`hosted`] | the same on a thread of its own, for tests that block |
+//! | [`cluster`] | a cluster in a simulation, with a workload, faults by seed and what must hold |
 //! | [`connection`] | a raw blocking connection: frames in, frames out |
 //! | [`base`] | a base in memory that crashes and fails where a script says so |
 //! | [`faults`] | an engine that fails where a script says so |
@@ -27,6 +28,7 @@ pub mod history;
 pub mod generators;
 pub mod wire;
 
+pub mod cluster;
 pub mod connection;
 pub mod hosted;
 pub mod server;
