@@ -3,6 +3,7 @@
 mod peer;
 
 mod backups;
+mod clusters;
 mod frames;
 mod handshake;
 mod limits;
