@@ -2,6 +2,7 @@
 
 use super::backup::Backup;
 use super::call::Nature;
+use super::cluster::Cluster;
 use super::data::{Applied, Deleted, KeyRange, Value};
 use super::error::Error;
 use super::execute::{Execute, Executed};
@@ -384,6 +385,12 @@ impl Client {
     #[must_use]
     pub fn backup_with(&self, options: CallOptions) -> Backup {
         Backup::new(self.clone(), options)
+    }
+
+    /// The members of the cluster, and changes of them: see [`Cluster`].
+    #[must_use]
+    pub fn cluster(&self) -> Cluster {
+        Cluster::new(self.clone())
     }
 
     /// See [`Keyspace::count`].

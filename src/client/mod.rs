@@ -45,6 +45,7 @@ mod handle;
 mod keyspace;
 
 mod backup;
+mod cluster;
 mod execute;
 mod scan;
 mod transact;
@@ -70,6 +71,7 @@ mod tests;
 pub use crate::env::Socket;
 pub use crate::types::AtomicOp;
 pub use backup::{Backup, BackupRow, BackupSummary};
+pub use cluster::{AddedNode, Cluster, ClusterMember, ClusterStatus, MemberProgress};
 pub use connector::Connector;
 pub use data::{Applied, Deleted, KeyRange, Row, Value};
 pub use error::{Error, ErrorKind};

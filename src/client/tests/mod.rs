@@ -6,6 +6,7 @@ mod peer;
 mod backups;
 mod consistency;
 mod failover;
+mod clusters;
 mod frames;
 mod handshake;
 mod limits;
