@@ -32,6 +32,9 @@ mod faults;
 #[path = "cluster/failover.rs"]
 mod failover;
 
+#[path = "cluster/increments.rs"]
+mod increments;
+
 use faults::{Fault, Run};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -118,4 +121,9 @@ async fn nothing_is_lost_or_stale_when_links_come_and_go() {
     if parts_network("flapping") {
         run("flapping", 3, &[Fault::Flap]).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn additions_are_done_once_while_leaders_are_killed() {
+    increments::run(from_environment("QUANTADB_CLUSTER_ADDITIONS").unwrap_or(1_000), seed()).await;
 }

@@ -1,5 +1,5 @@
-//! What the clients do while nodes fail, through the bundled client. Each sits at one node and moves to another when it is
-//! not answered.
+//! What the clients do while nodes fail, through the bundled client. Every second one sits at one node, to which it sends
+//! everything, and moves to another when it is not answered; the others let the client library find the leader.
 //!
 //! | keys | what is done | what holds |
 //! |---|---|---|
@@ -10,7 +10,7 @@
 
 use super::{
     books::{Attempt, Books},
-    rig::{connect, read},
+    rig::{connect, connect_to_any, read},
 };
 use bytes::Bytes;
 use quantadb::{
@@ -56,8 +56,9 @@ pub struct Worker {
     random: Random,
     books: Arc<Books>,
     addresses: Arc<Vec<SocketAddr>>,
-    /// Which of them it sits at.
+    /// Which of them it sits at, or asks first.
     at: usize,
+    sits: bool,
     client: Option<Client>,
     serial: u64,
 }
@@ -146,9 +147,9 @@ impl Worker {
     pub fn new(number: u64, seed: u64, books: &Arc<Books>, addresses: &Arc<Vec<SocketAddr>>) -> Worker {
         // Through the generator itself: seeds that differ by a multiple of its step give one sequence, shifted.
         let random = Random::new(Random::new(seed ^ (number + 1) << 8).bits());
-        let at = number as usize % addresses.len();
+        let (at, sits) = (number as usize / 2 % addresses.len(), number.is_multiple_of(2));
         let (books, addresses) = (Arc::clone(books), Arc::clone(addresses));
-        Worker { number: number + 1, random, books, addresses, at, client: None, serial: 0 }
+        Worker { number: number + 1, random, books, addresses, at, sits, client: None, serial: 0 }
     }
 
     /// Works until it is told to stop.
@@ -170,7 +171,11 @@ impl Worker {
 
     async fn connected(&mut self) -> Option<Client> {
         if self.client.is_none() {
-            match connect(self.addresses[self.at], DEADLINE).await {
+            let connected = match self.sits {
+                true => connect(self.addresses[self.at], DEADLINE).await,
+                false => connect_to_any(&self.addresses, self.at, DEADLINE).await,
+            };
+            match connected {
                 Ok(client) => self.client = Some(client),
                 Err(_) => {
                     self.at = self.random.index(self.addresses.len());
@@ -192,6 +197,8 @@ impl Worker {
                 let never = error.retry() == wire::Retry::Never && error.outcome() != wire::Outcome::Unknown;
                 assert!(!never, "client {}: a refusal that no fault explains: {error:?}", self.number);
             }
+            // The library finds another by itself.
+            _ if !self.sits => {}
             _ => {
                 self.client = None;
                 self.at = self.random.index(self.addresses.len());

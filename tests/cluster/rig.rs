@@ -6,13 +6,16 @@ use super::{
     node::{Node, PATIENCE},
 };
 use quantadb::{
-    client::{CallOptions, Client, ClientOptions, Error, KeyRange, Row, Status},
+    client::{CallOptions, Client, ClientOptions, Connector, Error, KeyRange, Row, Status},
+    env::{BoxFuture, Env, Socket},
     testing::generators::Random,
     types::{Term, Version},
     wire::Role,
 };
 use std::{
+    io,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::{Mutex, MutexGuard};
@@ -212,12 +215,39 @@ impl Cluster {
     }
 }
 
-/// Connects to one node, with a deadline for every call.
+/// Opens sockets to one address alone, whatever servers say of others.
+struct Only {
+    address: String,
+    env: Env,
+}
+
+impl Connector for Only {
+    fn connect(&self, address: &str) -> BoxFuture<io::Result<Box<dyn Socket>>> {
+        match address == self.address {
+            true => self.env.connect(address),
+            false => Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) }),
+        }
+    }
+}
+
+/// Connects to one node, to which everything is sent, with a deadline for every call.
 ///
 /// # Errors
 /// If it does not answer.
 pub async fn connect(address: SocketAddr, deadline: Duration) -> Result<Client, Error> {
+    let connector = Arc::new(Only { address: address.to_string(), env: Env::real() });
     let options = ClientOptions::from(address);
+    Client::connect(ClientOptions { deadline, connect_timeout: ASK, connector, ..options }).await
+}
+
+/// Connects to whichever node answers, `first` being the first that is asked, and goes where the client library will.
+///
+/// # Errors
+/// If none answers.
+pub async fn connect_to_any(addresses: &[SocketAddr], first: usize, deadline: Duration) -> Result<Client, Error> {
+    let mut addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+    addresses.rotate_left(first);
+    let options = ClientOptions::from(addresses);
     Client::connect(ClientOptions { deadline, connect_timeout: ASK, ..options }).await
 }
 
