@@ -210,7 +210,7 @@ impl<M: StateMachine> Changes<M> {
             self.is_heard(*node) && index.is_some_and(|index| index + CAUGHT_UP_ENTRIES >= last)
         };
         let mut learners: Vec<u64> = membership.learner_ids().filter(caught_up).collect();
-        if (voters(membership).len() + learners.len()) % 2 == 0 {
+        if (voters(membership).len() + learners.len()).is_multiple_of(2) {
             learners.pop();
         }
         (!learners.is_empty()).then(|| learners.into_iter().collect())

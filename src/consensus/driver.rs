@@ -105,6 +105,7 @@ pub struct Group {
 pub(super) struct Shown {
     leader: Mutex<Option<Leader>>,
     is_leader: AtomicBool,
+    is_voter: AtomicBool,
     leader_changed: Notify,
     inbound: OnceLock<Arc<dyn Inbound>>,
 }
@@ -129,6 +130,12 @@ impl Group {
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.shown.is_leader.load(Ordering::Acquire)
+    }
+
+    /// Whether this node votes, as far as it knows; else it learns, or is no member yet.
+    #[must_use]
+    pub fn is_voter(&self) -> bool {
+        self.shown.is_voter.load(Ordering::Acquire)
     }
 
     /// Serves a member's connection for consensus, until it ends.
@@ -713,6 +720,7 @@ impl<M: StateMachine> Driver<M> {
             let alone = membership.nodes().count() <= 1;
             self.aside_above.store(if alone { self.aside_above_alone } else { 0 }, Ordering::Relaxed);
             self.shown.is_leader.store(metrics.state == ServerState::Leader, Ordering::Release);
+            self.shown.is_voter.store(membership.voter_ids().any(|node| node == self.node.0), Ordering::Release);
             let changed = std::mem::replace(&mut *self.shown.leader.lock(), leader.clone()) != leader;
             if changed {
                 self.shown.leader_changed.notify_one();

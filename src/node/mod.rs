@@ -307,6 +307,12 @@ impl Node {
         self.metrics.leading.load(Ordering::Relaxed)
     }
 
+    /// Whether this node votes, as far as it knows; else it learns, or is no member yet.
+    #[must_use]
+    pub fn votes(&self) -> bool {
+        self.group.is_voter()
+    }
+
     /// Who leads, as far as this node knows.
     #[must_use]
     pub fn leader(&self) -> Option<Leader> {

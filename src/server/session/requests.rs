@@ -294,7 +294,12 @@ impl Session {
             version: node.engine().visible(),
             cluster: node.identity().cluster,
             node: node.identity().node,
-            role: if leading { Role::Leader } else { Role::None },
+            role: match (leading, node.leader().is_some(), node.votes()) {
+                (true, ..) => Role::Leader,
+                (false, false, _) => Role::None,
+                (false, true, true) => Role::Follower,
+                (false, true, false) => Role::Learner,
+            },
             term: crate::types::Term(term),
             uptime_ms: u64::try_from(node.uptime().as_millis()).unwrap_or(u64::MAX),
             counters: counters.as_list(),
