@@ -28,13 +28,19 @@ mod pins;
 mod base;
 mod durable;
 
+mod capture;
+mod install;
+
+pub use capture::{Capture, CaptureTotals, CapturedPart, CapturedRow};
+pub use install::{Install, InstallError};
+
 pub(crate) use memory::prefetch;
 pub use memory::{MemoryEngine, MemoryOptions};
 pub use pins::{Pin, Pins};
 
 pub use base::{
-    Base, BaseError, BaseRow, BaseUsage, EachBaseRow, Finding, LsmBase, LsmOptions, Marker, MarkerError, OpenError,
-    RunRow, check_base, restore_base,
+    Base, BaseError, BaseRow, BaseSpace, BaseUsage, EachBaseRow, Finding, LsmBase, LsmOptions, Marker, MarkerError,
+    OpenError, RunRow, check_base, restore_base,
 };
 pub use durable::{DurableEngine, DurableOptions};
 
@@ -214,6 +220,15 @@ pub trait Engine: Send + Sync + 'static {
 
     /// What it holds. O(1).
     fn usage(&self) -> Usage;
+
+    /// Begins to take a snapshot of another replica, as it was after an entry that is not applied here; or goes on with it,
+    /// if parts under the same `id` are here already. What is here of another one is discarded. Blocks.
+    fn begin_install(
+        self: Arc<Self>,
+        id: [u8; 16],
+        applied: Applied,
+        membership: Bytes,
+    ) -> Result<Box<dyn Install>, InstallError>;
 
     /// Makes everything applied so far durable, where the engine can.
     fn persist(&self) -> Result<(), Error>;

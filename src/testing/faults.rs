@@ -14,7 +14,7 @@
 //! ```
 
 use crate::{
-    storage::{Applied, Engine, Error, Pin, Row, Scan, Usage, Write},
+    storage::{Applied, Engine, Error, Install, InstallError, Pin, Row, Scan, Usage, Write},
     types::Version,
 };
 use bytes::Bytes;
@@ -180,6 +180,15 @@ impl Engine for FaultyEngine {
             true => Usage { bytes: usage.bytes.max(usage.bytes_max), ..usage },
             false => usage,
         }
+    }
+
+    fn begin_install(
+        self: Arc<Self>,
+        id: [u8; 16],
+        applied: Applied,
+        membership: Bytes,
+    ) -> Result<Box<dyn Install>, InstallError> {
+        Arc::clone(&self.inner).begin_install(id, applied, membership)
     }
 
     fn persist(&self) -> Result<(), Error> {

@@ -136,7 +136,7 @@ fn a_slice_is_flushed_when_it_is_full_and_its_history_outlived() {
     let stored = engine.stored();
     assert!(stored.version <= before && stored.version.0 > before.0 - 3, "{stored:?} and {before}");
     assert_eq!(stored, log.entries[stored.log_id.unwrap().index as usize].applied);
-    assert_eq!(engine.chains.keys(), 50 - stored.version.0);
+    assert_eq!(engine.state.get().chains.keys(), 50 - stored.version.0);
 }
 
 #[test]
