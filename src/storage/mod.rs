@@ -210,6 +210,11 @@ pub trait Engine: Send + Sync + 'static {
     /// The membership as of [`Engine::stored`].
     fn stored_membership(&self) -> Bytes;
 
+    /// Says how far the log is durable on this machine: nothing above is stored, for after a crash the log would end below
+    /// what is. An entry may be applied before that, when other replicas have it. Until somebody says so, everything that
+    /// is applied counts as durable.
+    fn set_durable(&self, last: Option<LogId>);
+
     /// Does a bounded piece of the work that storing needs: moves what was written lately to disk, or merges what is there.
     /// Blocks; called from one thread of its own, again and again. Returns whether work is left.
     fn maintain(&self) -> Result<bool, Error>;
@@ -230,7 +235,7 @@ pub trait Engine: Send + Sync + 'static {
         membership: Bytes,
     ) -> Result<Box<dyn Install>, InstallError>;
 
-    /// Makes everything applied so far durable, where the engine can.
+    /// Makes everything applied so far durable, where the engine can, and as far as [`Engine::set_durable`] allows.
     fn persist(&self) -> Result<(), Error>;
 
     /// Ends the engine's own work. Reads and writes after it fail.

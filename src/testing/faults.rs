@@ -15,7 +15,7 @@
 
 use crate::{
     storage::{Applied, Engine, Error, Install, InstallError, Pin, Row, Scan, Usage, Write},
-    types::Version,
+    types::{LogId, Version},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -163,6 +163,10 @@ impl Engine for FaultyEngine {
 
     fn stored_membership(&self) -> Bytes {
         self.inner.stored_membership()
+    }
+
+    fn set_durable(&self, last: Option<LogId>) {
+        self.inner.set_durable(last);
     }
 
     fn maintain(&self) -> Result<bool, Error> {

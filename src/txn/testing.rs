@@ -2,7 +2,7 @@
 
 use crate::{
     storage::{Applied, Engine, Error, Install, InstallError, Pin, Pins, Row, Scan, Snapshot, Usage, Write},
-    types::Version,
+    types::{LogId, Version},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -123,6 +123,8 @@ impl Engine for NaiveEngine {
     fn stored_membership(&self) -> Bytes {
         self.membership()
     }
+
+    fn set_durable(&self, _last: Option<LogId>) {}
 
     fn maintain(&self) -> Result<bool, Error> {
         Ok(false)

@@ -105,14 +105,17 @@ impl DurableEngine {
         if stored.applied == progress.applied && stored.membership == progress.membership {
             return None;
         }
+        let (durable, horizon) = (*self.durable.lock(), state.pins.horizon().max(stored.applied.version));
         let present = boundaries.present(progress.applied, &progress.membership);
+        let is_durable = present.applied.log_id <= durable;
+        let present = if is_durable { Some(present) } else { boundaries.durable(durable, horizon).cloned() };
         let is_urgent = everything || state.chains.bytes() > self.options.memory_bytes_max / 2;
         let is_old = self.env.now() - boundaries.flushed_at >= self.options.slice_age_max;
         // What is flushed leaves the log, which is what takes the room when little is written over and over.
         let is_full = self.space.is_full.load(Ordering::Relaxed);
         let from = stored.applied.version;
-        let boundary = match boundaries.outlived(state.pins.horizon().max(from)) {
-            _ if is_urgent => present,
+        let boundary = match boundaries.outlived(durable, horizon) {
+            _ if is_urgent => present?,
             Some(outlived) => {
                 let written = outlived.written - boundaries.flushed;
                 let bytes = written.min(state.unflushed_bytes());
@@ -122,7 +125,7 @@ impl DurableEngine {
                 }
                 outlived.clone()
             }
-            None if is_old || is_full => present,
+            None if is_old || is_full => present?,
             None => return None,
         };
         let target = boundary.applied.version;

@@ -31,6 +31,9 @@
 //! to F leaves memory, though pins live below it: they read the base, and while they live the base forgets nothing. So a
 //! reader that stays for a minute costs disk and no memory.
 //!
+//! No flush passes the durable end of the log ([`Engine::set_durable`]): a base that has come further than the log after a
+//! crash could not be told from a log that has lost its end.
+//!
 //! Applying never waits for the base's disk, except for what an atomic operation must read.
 //!
 //! # Bounds
@@ -62,7 +65,7 @@ use super::{
 use crate::{
     env::Env,
     storage::base::{FULL_KEYS_END, FULL_KEYS_START},
-    types::Version,
+    types::{LogId, NodeId, Term, Version},
 };
 use boundaries::Boundaries;
 use bytes::Bytes;
@@ -85,6 +88,9 @@ const CLOSED: &str = "the engine was closed";
 const TRIM_ITEMS_MAX: usize = 1024;
 /// Superseded versions that `apply` handles for each write, so that chains do not grow between calls of `trim`.
 const APPLY_TRIM_ITEMS: usize = 2;
+
+/// After every entry.
+const EVERYTHING: LogId = LogId { term: Term(u64::MAX), leader: NodeId(u64::MAX), index: u64::MAX };
 
 /// What the engine is told when it is opened.
 #[derive(Clone, Copy, Debug)]
@@ -129,6 +135,8 @@ pub struct DurableEngine {
     latest_install: Mutex<Weak<()>>,
     /// Held by whoever moves something to the base.
     maintenance: Mutex<()>,
+    /// How far the log is durable.
+    durable: Mutex<Option<LogId>>,
     is_behind: AtomicBool,
     space: Space,
     options: DurableOptions,
@@ -189,6 +197,7 @@ impl DurableEngine {
             replaced: Mutex::default(),
             latest_install: Mutex::default(),
             maintenance: Mutex::default(),
+            durable: Mutex::new(Some(EVERYTHING)),
             is_behind: AtomicBool::new(false),
             space: Space::default(),
             options,
@@ -370,6 +379,10 @@ impl Engine for DurableEngine {
         self.state.get().progress.lock().stored.membership.clone()
     }
 
+    fn set_durable(&self, last: Option<LogId>) {
+        *self.durable.lock() = last;
+    }
+
     fn maintain(&self) -> Result<bool, Error> {
         self.maintain_piece()
     }
@@ -380,7 +393,8 @@ impl Engine for DurableEngine {
         let goal = {
             let mut boundaries = state.boundaries.lock();
             let progress = state.progress.lock();
-            boundaries.keep_from(target, progress.applied, &progress.membership).unwrap_or(Version::ZERO)
+            let durable = *self.durable.lock();
+            boundaries.keep_from(target, progress.applied, &progress.membership, durable).unwrap_or(Version::ZERO)
         };
         state.pins.raise_horizon(goal);
         let guard = crossbeam_epoch::pin();

@@ -38,7 +38,7 @@ pub(super) use writer::Absent;
 use super::{
     Applied, Engine, Error, Install, InstallError, Pin, Pins, Pressure, Row, Scan, Usage, Write, install::Received,
 };
-use crate::types::Version;
+use crate::types::{LogId, Version};
 use bytes::Bytes;
 use crossbeam_epoch::Guard;
 use install::{MemoryInstall, Partial};
@@ -323,6 +323,8 @@ impl Engine for MemoryEngine {
     fn stored_membership(&self) -> Bytes {
         self.membership()
     }
+
+    fn set_durable(&self, _last: Option<LogId>) {}
 
     fn maintain(&self) -> Result<bool, Error> {
         self.check_open()?;
