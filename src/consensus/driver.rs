@@ -13,6 +13,7 @@ use super::{
     membership::{decode_stored, is_alone},
     peers::Peers,
     serve::{Inbound, Server},
+    snapshots::Captures,
     store::{Kept, LogStore, Reads},
     types::{self, Command, Owed, Peer, Raft, Reply},
 };
@@ -22,6 +23,7 @@ use crate::{
     peer::{Connection, PeerError},
     txn,
     types::{LogId, NodeId, Term},
+    wire::peer::Lane,
 };
 use bytes::Bytes;
 use openraft::{
@@ -138,9 +140,10 @@ impl Group {
         self.shown.is_voter.load(Ordering::Acquire)
     }
 
-    /// Serves a member's connection for consensus, until it ends.
-    pub async fn serve(&self, connection: Connection) -> Result<(), PeerError> {
+    /// Serves a member's connection for consensus, or one that a snapshot comes on, until it ends.
+    pub async fn serve(&self, connection: Connection, lane: Lane) -> Result<(), PeerError> {
         match self.shown.inbound.get() {
+            Some(inbound) if lane == Lane::Snapshot => inbound.take_snapshot(connection).await,
             Some(inbound) => inbound.serve(connection).await,
             None => Err(PeerError::Protocol("this node is not ready".into())),
         }
@@ -184,7 +187,7 @@ impl Group {
             env: env.clone(),
             log: log.clone(),
             node: member.node,
-            peers: Peers { dialer: member.dialer, contacts: Arc::default() },
+            peers: Peers { dialer: member.dialer, contacts: Arc::default(), captures: Captures::new(env) },
             addresses: member.addresses,
             founds: member.founds,
             log_keep_bytes: member.log_keep_bytes,
@@ -313,8 +316,9 @@ impl<M: StateMachine> Start<M> {
         let Start { env, log, node, peers, store, machine, observe, stopped, reads, queue, shown, .. } = self;
         let (has_peers, contacts) = (peers.dialer.is_some(), Arc::clone(&peers.contacts));
         let agreement = Arc::new(Agreement::default());
-        let adapter = Adapter::new(machine.clone(), node, queue.clone(), Arc::clone(&agreement));
-        let kept = store.kept();
+        let (kept, captures) = (store.kept(), peers.captures.clone());
+        let (of_adapter, sent) = (kept.clone(), captures.clone());
+        let adapter = Adapter::new(machine.clone(), node, queue.clone(), Arc::clone(&agreement), sent, of_adapter);
         let begin = async {
             let config = config(node).validate().map_err(|error| Failed(error.to_string()))?;
             let raft = OpenRaft::<M>::new(node.0, Arc::new(config), peers, store, adapter).await;
@@ -330,6 +334,7 @@ impl<M: StateMachine> Start<M> {
                     machine: machine.clone(),
                     agreement: Arc::clone(&agreement),
                     queue: queue.clone(),
+                    env: env.clone(),
                 };
                 // Nobody else sets it.
                 let _ = shown.inbound.set(Arc::new(inbound));
@@ -348,6 +353,7 @@ impl<M: StateMachine> Start<M> {
                     waiting: Vec::new(),
                     shown,
                     kept,
+                    captures,
                     log_keep_bytes: self.log_keep_bytes,
                     aside_above: self.aside_above,
                     aside_above_alone: self.aside_above_alone,
@@ -415,6 +421,7 @@ struct Driver<M: StateMachine> {
     waiting: Vec<Confirm>,
     shown: Arc<Shown>,
     kept: Kept,
+    captures: Captures,
     log_keep_bytes: u64,
     aside_above: Arc<AtomicU64>,
     aside_above_alone: u64,
@@ -646,6 +653,7 @@ impl<M: StateMachine> Driver<M> {
         let alone = members.is_ok_and(|members| members == 1);
         let needed = if alone { u64::MAX } else { self.needed_by_others() };
         let target = stored.index.min(needed.max(self.kept.first_within(self.log_keep_bytes)));
+        let target = target.min(self.captures.needs().unwrap_or(u64::MAX));
         if self.purged.is_some_and(|purged| target <= purged) {
             return Ok(());
         }

@@ -9,10 +9,11 @@ use super::{
     agreement::Agreement,
     disk_log,
     driver::{Message, Queue},
+    snapshots,
     types::{Raft, of_peer_vote, ours, peer_vote, theirs},
 };
 use crate::{
-    env::BoxFuture,
+    env::{BoxFuture, Env},
     log::LogEntry,
     peer::{Connection, PeerError},
     wire::{
@@ -44,6 +45,8 @@ const APPENDS_MAX: usize = 256;
 /// Serves a member's connection for consensus until it ends.
 pub(super) trait Inbound: Send + Sync {
     fn serve(&self, connection: Connection) -> BoxFuture<Result<(), PeerError>>;
+    /// The same for the one that a snapshot comes on.
+    fn take_snapshot(&self, connection: Connection) -> BoxFuture<Result<(), PeerError>>;
 }
 
 pub(super) struct Server<M: StateMachine> {
@@ -51,6 +54,7 @@ pub(super) struct Server<M: StateMachine> {
     pub(super) machine: M,
     pub(super) agreement: Arc<Agreement>,
     pub(super) queue: Queue,
+    pub(super) env: Env,
 }
 
 impl<M: StateMachine> Inbound for Server<M> {
@@ -64,6 +68,10 @@ impl<M: StateMachine> Inbound for Server<M> {
             appends: None,
         };
         Box::pin(serving.run())
+    }
+
+    fn take_snapshot(&self, connection: Connection) -> BoxFuture<Result<(), PeerError>> {
+        Box::pin(snapshots::receive(self.env.clone(), self.raft.clone(), self.machine.clone(), connection))
     }
 }
 

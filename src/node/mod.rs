@@ -43,6 +43,7 @@ use crate::{
     storage::{Engine, Snapshot},
     txn,
     types::{ClusterId, NodeId, Version},
+    wire::peer::Lane,
 };
 use committer::{Committer, Input};
 use forward::Forwarder;
@@ -200,8 +201,8 @@ impl Node {
             node.forwarder = Some(forwarder);
             node.tasks.get_mut().push(env.spawn("freshness", keep_fresh(reader)));
         }
-        if node.disk_log.is_some() {
-            let keep = keep_storing(env.clone(), Arc::clone(&node.engine), node.group.clone());
+        if let Some(disk_log) = node.disk_log.clone() {
+            let keep = keep_storing(env.clone(), Arc::clone(&node.engine), disk_log, node.group.clone());
             let storing = env.spawn_on_thread("storage", keep);
             let group = node.group.clone();
             node.tasks.get_mut().push(env.spawn("storage watch", async move {
@@ -338,9 +339,9 @@ impl Node {
         }
     }
 
-    /// Serves a member's connection for consensus, until it ends.
-    pub async fn serve_peer(&self, connection: Connection) -> Result<(), PeerError> {
-        self.group.serve(connection).await
+    /// Serves a member's connection for consensus, or one that a snapshot comes on, until it ends.
+    pub async fn serve_peer(&self, connection: Connection, lane: Lane) -> Result<(), PeerError> {
+        self.group.serve(connection, lane).await
     }
 
     /// Changes the membership, or who leads.
@@ -535,8 +536,9 @@ async fn keep_history(env: Env, engine: Arc<dyn Engine>, history: Arc<History>, 
 }
 
 /// Lets the engine store what was written, on a thread where it may block. A failure of it ends the node.
-async fn keep_storing(env: Env, engine: Arc<dyn Engine>, group: Group) {
+async fn keep_storing(env: Env, engine: Arc<dyn Engine>, disk_log: Log, group: Group) {
     loop {
+        engine.set_durable(disk_log.durable());
         match engine.maintain() {
             Ok(true) => tokio::task::yield_now().await,
             Ok(false) => env.sleep(MAINTAIN_EVERY).await,

@@ -98,7 +98,7 @@ impl Serving {
         };
         debug!(self.log, "peer"; "node" => hello.from.0, "lane" => ?hello.lane);
         let ended = match hello.lane {
-            Lane::Consensus | Lane::Snapshot => node.serve_peer(connection).await,
+            Lane::Consensus | Lane::Snapshot => node.serve_peer(connection, hello.lane).await,
             Lane::Requests => {
                 self.requests(connection, hello.from).await;
                 Ok(())

@@ -54,7 +54,7 @@ pub enum Call {
     CreateDirectory,
     /// Renaming a file.
     Rename,
-    /// Removing a file.
+    /// Removing a file, or a directory.
     Remove,
     /// Every call that can change something: all but reading, listing, and opening what is there.
     AnyChange,
@@ -372,6 +372,12 @@ impl Files for SimulatedFiles {
     fn remove(&self, path: &Path) -> io::Result<()> {
         let (mut state, fault) = self.call(Call::Remove)?;
         state.disk.remove(path)?;
+        answer(fault)
+    }
+
+    fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        let (mut state, fault) = self.call(Call::Remove)?;
+        state.disk.remove_directory(path)?;
         answer(fault)
     }
 

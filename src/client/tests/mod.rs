@@ -4,9 +4,9 @@ mod clock;
 mod peer;
 
 mod backups;
+mod clusters;
 mod consistency;
 mod failover;
-mod clusters;
 mod frames;
 mod handshake;
 mod limits;

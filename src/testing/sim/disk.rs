@@ -98,6 +98,10 @@ impl Files for Disk {
         self.files.create_directory(path)
     }
 
+    fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        self.files.remove_directory(path)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.files.rename(from, to)
     }
