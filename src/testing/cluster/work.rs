@@ -135,7 +135,7 @@ impl Worker {
             };
             match loaded.await {
                 Ok((tx, pair, writes)) => {
-                    if self.commit(tx, recording, pair, writes).await == Some(true) {
+                    if self.commit(tx, recording, pair, writes, false).await == Some(true) {
                         return;
                     }
                 }
@@ -184,19 +184,22 @@ impl Worker {
         Ok(())
     }
 
-    /// An attempt that ended before its commit changed nothing.
-    fn ended(&self, recording: Recording, _error: &Error) {
+    /// An attempt that ended before its commit changed nothing. Its reads may have been old, where that was allowed.
+    fn ended(&self, mut recording: Recording, _error: &Error) {
         self.totals.lock().refused += 1;
+        recording.stale_allowed();
         recording.complete(Outcome::NotApplied);
     }
 
     /// Commits under a pair and settles what became of it. Whether it was committed, if that is known.
+    /// `stale`: its reads were allowed to be old, which only a commit makes good.
     async fn commit(
         &self,
         tx: Transaction,
         mut recording: Recording,
         pair: IdempotencyPair,
         writes: bool,
+        stale: bool,
     ) -> Option<bool> {
         if let Some(version) = tx.read_version() {
             recording.read_version(version);
@@ -208,31 +211,43 @@ impl Worker {
                 if let Some(results) = committed.results {
                     recording.results(results);
                 }
+                if stale && !writes {
+                    recording.stale_allowed();
+                }
                 recording.complete(if writes { Outcome::Committed(version) } else { Outcome::ReadOnly(version) });
                 Some(true)
             }
             Err(error) => match outcome_of(&error) {
                 Outcome::NotApplied => {
+                    if stale {
+                        recording.stale_allowed();
+                    }
                     self.totals.lock().refused += 1;
                     recording.complete(Outcome::NotApplied);
                     Some(false)
                 }
-                _ => self.settle(recording, pair, writes).await,
+                _ => self.settle(recording, pair, writes, stale).await,
             },
         }
     }
 
     /// Asks what became of a commit until somebody knows.
-    async fn settle(&self, recording: Recording, pair: IdempotencyPair, writes: bool) -> Option<bool> {
+    async fn settle(&self, mut recording: Recording, pair: IdempotencyPair, writes: bool, stale: bool) -> Option<bool> {
         loop {
             match self.client.outcome(pair).await {
                 Ok(CommitOutcome::Committed { version, .. }) => {
                     self.totals.lock().done += 1;
+                    if stale && !writes {
+                        recording.stale_allowed();
+                    }
                     recording.complete(if writes { Outcome::Committed(version) } else { Outcome::ReadOnly(version) });
                     return Some(true);
                 }
                 Ok(CommitOutcome::Never | CommitOutcome::Rejected { .. }) => {
                     self.totals.lock().refused += 1;
+                    if stale {
+                        recording.stale_allowed();
+                    }
                     recording.complete(Outcome::Never);
                     return Some(false);
                 }
@@ -274,21 +289,22 @@ impl Worker {
                 self.put(&tx, &mut recording, &from, &less).await?;
                 self.put(&tx, &mut recording, &to, &more).await?;
             }
-            if stale && !writes {
-                recording.stale_allowed();
-            }
             let pair = self.client.new_pair().await?;
-            Ok((tx, pair, writes))
+            Ok((tx, stale, pair, writes))
         };
         let moved = moved.await;
         self.finish(moved, recording).await;
     }
 
-    async fn finish(&self, attempt: Result<(Transaction, IdempotencyPair, bool), Error>, mut recording: Recording) {
+    async fn finish(
+        &self,
+        attempt: Result<(Transaction, bool, IdempotencyPair, bool), Error>,
+        mut recording: Recording,
+    ) {
         match attempt {
-            Ok((tx, pair, writes)) => {
+            Ok((tx, stale, pair, writes)) => {
                 recording.pair(pair);
-                self.commit(tx, recording, pair, writes).await;
+                self.commit(tx, recording, pair, writes, stale).await;
             }
             Err(error) => self.ended(recording, &error),
         }
@@ -298,7 +314,7 @@ impl Worker {
         let name = format!("list/{}", self.random.below(LISTS));
         let mut recording = self.recorder.begin(self.number);
         let appended = async {
-            let (tx, _) = self.begin().await?;
+            let (tx, stale) = self.begin().await?;
             let list = self.get(&tx, &mut recording, &name).await?;
             let mut list = list.map_or_else(String::new, |list| String::from_utf8_lossy(&list).into_owned());
             if list.len() > LIST_BYTES_MAX {
@@ -307,7 +323,7 @@ impl Worker {
             let longer = format!("{list},{}", self.valued(""));
             self.put(&tx, &mut recording, &name, &longer).await?;
             let pair = self.client.new_pair().await?;
-            Ok((tx, pair, true))
+            Ok((tx, stale, pair, true))
         };
         let appended = appended.await;
         self.finish(appended, recording).await;
@@ -330,11 +346,8 @@ impl Worker {
                 self.put(&tx, &mut recording, &name, &value).await?;
             }
             let writes = there.is_some() || count < GROUP_MAX;
-            if stale && !writes {
-                recording.stale_allowed();
-            }
             let pair = self.client.new_pair().await?;
-            Ok((tx, pair, writes))
+            Ok((tx, stale, pair, writes))
         };
         let inserted = inserted.await;
         self.finish(inserted, recording).await;
@@ -388,7 +401,7 @@ impl Worker {
                 if outcome_of(&error) == Outcome::NotApplied {
                     return self.ended(recording, &error);
                 }
-                let settled = self.settle(recording, pair, true).await;
+                let settled = self.settle(recording, pair, true, false).await;
                 let mut totals = self.totals.lock();
                 totals.added += u64::from(settled == Some(true));
                 totals.unsettled += u64::from(settled.is_none());
