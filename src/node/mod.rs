@@ -331,6 +331,12 @@ impl Node {
         self.forwarder.is_some() && !self.leads()
     }
 
+    /// Whether other nodes can reach this one, so that it is, or can become, one of several.
+    #[must_use]
+    pub fn has_peers(&self) -> bool {
+        self.forwarder.is_some()
+    }
+
     /// Sends a request to whoever leads; its answer comes to the mailbox. Gives it back when too much is under way.
     pub fn forward(&self, forwarded: Forwarded) -> Result<(), Forwarded> {
         match &self.forwarder {

@@ -10,10 +10,10 @@ use super::{
 use crate::{
     consensus::{Addresses, Change, ChangeError},
     env::{Env, Listener, Moment, Socket, Task, accept},
-    node::{Batch, Body, Evaluation, Item, Mailbox, Node, Refusal, Work},
+    node::{Batch, Body, Evaluation, EvaluationError, Item, Mailbox, Node, Overgrown, Refusal, Rejection, View, Work},
     peer::{self, Accepted, Connection, Dialer, Local, PeerError, Unwanted},
     txn::{self, Mutation},
-    types::{ClusterId, FullKey, KeyspaceId, NodeId},
+    types::{ClusterId, FullKey, KeyspaceId, NodeId, Version},
     wire::{
         ErrorCode, Kind, WireError,
         peer::{Join, Joined, Lane, PeerOpcode},
@@ -44,6 +44,11 @@ const JOIN_MAX: Duration = Duration::from_secs(10);
 /// Where the next identity stands.
 fn next_node_key() -> FullKey {
     KeyspaceId::SYSTEM.full_key(b"M")
+}
+
+/// Where the identity stands that is reserved for whoever joins from an address.
+fn reserved_key(peer_address: &str) -> FullKey {
+    KeyspaceId::SYSTEM.full_key(&[b"m", peer_address.as_bytes()].concat())
 }
 
 /// Serves peers until its task is dropped.
@@ -146,7 +151,8 @@ impl Serving {
             return Err(WireError::new(ErrorCode::WRONG_CLUSTER));
         }
         let until = self.shared.env.now() + IDENTITY_MAX;
-        let given = if join.node == NodeId(0) { give_identity(node, until).await? } else { join.node };
+        let given =
+            if join.node == NodeId(0) { give_identity(node, &join.peer_address, until).await? } else { join.node };
         let addresses = Addresses { peer: join.peer_address, client: join.client_address };
         info!(self.log, "a node joins"; "node" => given.0, "peer_address" => &addresses.peer);
         match node.change(Change::Add { node: given, addresses }).await {
@@ -163,18 +169,50 @@ impl Serving {
     }
 }
 
-/// A fresh identity, by a transaction.
-async fn give_identity(node: &Node, until: Moment) -> Result<NodeId, WireError> {
-    let evaluation: Evaluation = Box::new(|view| {
-        let key = next_node_key();
-        let found = view.get(&key)?;
-        let next = found.and_then(|(_, value)| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
-        let given = next.unwrap_or(FIRST_GIVEN);
-        let value = (given + 1).to_be_bytes();
-        let overgrown = |error: crate::node::Overgrown| crate::node::Rejection::new(0, error.to_string());
-        view.write(Mutation::Put { key: &key, value: &value }).map_err(overgrown)?;
-        Ok(Bytes::copy_from_slice(&given.to_be_bytes()))
+/// An identity for the node that joins from this address: the one that was reserved for it, or a fresh one.
+async fn give_identity(node: &Node, peer_address: &str, until: Moment) -> Result<NodeId, WireError> {
+    let reserved = reserved_key(peer_address);
+    let evaluation: Evaluation = Box::new(move |view| {
+        if let Some((_, value)) = view.get(&reserved)? {
+            view.write(Mutation::Delete { key: &reserved }).map_err(overgrown)?;
+            return Ok(value);
+        }
+        next_identity(view)
     });
+    evaluate(node, evaluation, until).await.map(|(_, given)| given)
+}
+
+/// Reserves a fresh identity for the node that will join from this address, in place of one reserved for it before.
+pub(super) async fn reserve_identity(
+    node: &Node,
+    peer_address: &str,
+    until: Moment,
+) -> Result<(Version, NodeId), WireError> {
+    let reserved = reserved_key(peer_address);
+    let evaluation: Evaluation = Box::new(move |view| {
+        let given = next_identity(view)?;
+        view.write(Mutation::Put { key: &reserved, value: &given }).map_err(overgrown)?;
+        Ok(given)
+    });
+    evaluate(node, evaluation, until).await
+}
+
+fn overgrown(error: Overgrown) -> Rejection {
+    Rejection::new(ErrorCode::INTERNAL.0, error.to_string())
+}
+
+/// The next identity, in eight bytes; the counter goes on.
+fn next_identity(view: &mut View<'_>) -> Result<Bytes, EvaluationError> {
+    let key = next_node_key();
+    let found = view.get(&key)?;
+    let next = found.and_then(|(_, value)| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
+    let given = next.unwrap_or(FIRST_GIVEN);
+    view.write(Mutation::Put { key: &key, value: &(given + 1).to_be_bytes() }).map_err(overgrown)?;
+    Ok(Bytes::copy_from_slice(&given.to_be_bytes()))
+}
+
+/// Has the committer evaluate what gives an identity.
+async fn evaluate(node: &Node, evaluation: Evaluation, until: Moment) -> Result<(Version, NodeId), WireError> {
     let mailbox = Arc::new(Mailbox::default());
     let item = Item { request: 1, deadline: until, keyed: None, work: Work::Evaluate(evaluation) };
     let batch = Batch { mailbox: Arc::clone(&mailbox), block: Bytes::new(), items: vec![item] };
@@ -189,11 +227,11 @@ async fn give_identity(node: &Node, until: Moment) -> Result<NodeId, WireError> 
     answered.await;
     let result = answers.pop().map_or(Err(Refusal::Unknown), |completion| completion.result);
     let reply = result.map_err(|refusal| super::errors::of_refusal(refusal, false, false))?;
-    match reply.body {
+    let given = match &reply.body {
         Body::Payload(payload) => payload.as_ref().try_into().ok().map(u64::from_be_bytes).map(NodeId),
         _ => None,
-    }
-    .ok_or_else(|| WireError::new(ErrorCode::INTERNAL))
+    };
+    given.map(|given| (reply.version, given)).ok_or_else(|| WireError::new(ErrorCode::INTERNAL))
 }
 
 /// Why a node was not taken in.

@@ -31,7 +31,13 @@ impl Session {
             | RequestBody::DeleteRange { .. }
             | RequestBody::Execute(_)
             | RequestBody::OpenKeyspace { create: true, .. }
-            | RequestBody::Outcome { .. } => true,
+            | RequestBody::Outcome { .. }
+            | RequestBody::ClusterRemove { .. }
+            | RequestBody::ClusterTransfer { .. }
+            | RequestBody::ClusterPromote { .. }
+            | RequestBody::ClusterAdd { .. } => true,
+            // Who leads knows most; where nobody does, what is known here will do.
+            RequestBody::ClusterStatus => self.shared.node.leader().is_some(),
             RequestBody::Atomic { op, .. } => AtomicOp::from_u8(*op).is_some(),
             _ => false,
         }
@@ -71,7 +77,7 @@ impl Session {
 
     fn send_to_leader(&mut self, incoming: &Incoming<'_>, opcode: u16, payload: Bytes) {
         self.await_answer(incoming);
-        let asks = incoming.opcode == Opcode::Outcome;
+        let asks = matches!(incoming.opcode, Opcode::Outcome | Opcode::ClusterStatus);
         let forwarded = Forwarded {
             mailbox: Arc::clone(&self.control.mailbox),
             request: incoming.request,

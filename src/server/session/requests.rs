@@ -202,10 +202,7 @@ impl Session {
             | RequestBody::ClusterRemove { .. }
             | RequestBody::ClusterTransfer { .. }
             | RequestBody::ClusterPromote { .. }
-            | RequestBody::ClusterAdd { .. } => {
-                let error = WireError::new(ErrorCode::UNSUPPORTED).with_message("this server is of no cluster");
-                self.respond_error(incoming.opcode.number(), incoming.request, &error);
-            }
+            | RequestBody::ClusterAdd { .. } => self.cluster(incoming, body),
             RequestBody::Begin { .. }
             | RequestBody::Commit
             | RequestBody::Rollback
@@ -235,7 +232,7 @@ impl Session {
             payload_bytes,
             keyed: keyed.is_some(),
             retried: keyed.is_some() && incoming.tags.retry_mark,
-            writes: incoming.opcode != Opcode::Outcome,
+            writes: !matches!(incoming.opcode, Opcode::Outcome | Opcode::ClusterStatus),
         };
         self.outstanding.insert(incoming.request, outstanding);
         self.bytes_in_flight += payload_bytes as usize;
