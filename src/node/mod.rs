@@ -15,6 +15,7 @@ mod expiry;
 mod forward;
 mod history;
 mod in_flight;
+mod level;
 mod machine;
 mod metrics;
 mod options;

@@ -108,7 +108,7 @@ impl Serving {
                 self.requests(connection, hello.from).await;
                 Ok(())
             }
-            Lane::Join => self.join(connection, hello.cluster).await,
+            Lane::Join => self.join(connection, hello.cluster, hello.level).await,
         };
         if let Err(error) = ended {
             debug!(self.log, "the connection of a peer ended"; "node" => hello.from.0, "reason" => %error);
@@ -121,11 +121,11 @@ impl Serving {
         Session::of_peer(connection, Arc::clone(&self.shared), control, log, 0).run().await;
     }
 
-    async fn join(&self, mut connection: Connection, cluster: ClusterId) -> Result<(), PeerError> {
+    async fn join(&self, mut connection: Connection, cluster: ClusterId, level: u16) -> Result<(), PeerError> {
         while let Some(frame) = connection.next().await? {
             let answer = match PeerOpcode::from_number(frame.opcode) {
                 Some(PeerOpcode::Join) if frame.kind == Kind::Request => match Join::decode(&frame.payload) {
-                    Ok(join) => self.take_in(join, cluster).await,
+                    Ok(join) => self.take_in(join, cluster, level).await,
                     Err(error) => Err(WireError::from(error)),
                 },
                 _ => Err(WireError::new(ErrorCode::UNKNOWN_OPCODE)),
@@ -141,7 +141,7 @@ impl Serving {
         Ok(())
     }
 
-    async fn take_in(&self, join: Join, cluster: ClusterId) -> Result<Joined, WireError> {
+    async fn take_in(&self, join: Join, cluster: ClusterId, level: u16) -> Result<Joined, WireError> {
         let node = &self.shared.node;
         let identity = node.identity();
         if !node.leads() {
@@ -149,6 +149,10 @@ impl Serving {
         }
         if join.node != NodeId(0) && cluster != identity.cluster {
             return Err(WireError::new(ErrorCode::WRONG_CLUSTER));
+        }
+        if level < node.level() {
+            let message = format!("the cluster is at state-machine level {}, and the node knows {level}", node.level());
+            return Err(WireError::new(ErrorCode::VERSION_UNSUPPORTED).with_message(message));
         }
         let until = self.shared.env.now() + IDENTITY_MAX;
         let given =
@@ -271,7 +275,9 @@ pub async fn join(
             Err(PeerError::TurnedAway { code: code @ (ErrorCode::WRONG_CLUSTER | ErrorCode::WRONG_PORT), message }) => {
                 return Err(JoinError::Refused { address, reason: format!("{code}: {message}") });
             }
-            Err(PeerError::Refused(error)) if error.code == ErrorCode::WRONG_CLUSTER => {
+            Err(PeerError::Refused(error))
+                if matches!(error.code, ErrorCode::WRONG_CLUSTER | ErrorCode::VERSION_UNSUPPORTED) =>
+            {
                 return Err(JoinError::Refused { address, reason: error.message.into_owned() });
             }
             Err(error) => info!(log, "not taken in yet"; "member" => address, "reason" => %error),

@@ -232,13 +232,15 @@ impl Booting {
         let peers = self.env.spawn("peers", server.run_peers(peers));
         let telling = announce(Arc::clone(&node), self.env.clone(), log.clone(), self.addresses());
         let announcing = self.env.spawn("announce", telling);
+        let leveled = Arc::clone(&node);
+        let levelling = self.env.spawn("level", async move { leveled.keep_level().await });
         let failed = tokio::select! {
             biased;
             failed = node.failed() => Some(failed),
             () = server.run(clients, self.stop.notified()) => None,
         };
         node.stop().await;
-        drop((peers, announcing));
+        drop((peers, announcing, levelling));
         match failed.or_else(|| node.failure()) {
             Some(failed) => Err(failed.to_string()),
             None => Ok(()),
