@@ -261,6 +261,7 @@ async fn a_scan_is_opened_where_it_can_be() {
         };
         tokio::join!(refusing, naming).1
     };
-    let (rows, _peers) = tokio::join!(client.scan(..).collect_rows(), script);
+    let (rows, (mut second, _third)) = tokio::join!(client.scan(..).collect_rows(), script);
     assert_eq!(rows.expect("all of them").len(), 1);
+    second.settled().await;
 }
