@@ -137,7 +137,8 @@ impl DurableEngine {
     /// Stores what a flush has chosen, and lets it go from memory.
     fn flush(&self, state: &State, flush: &Flush) -> Result<Room, Error> {
         let Boundary { applied, membership, .. } = &flush.boundary;
-        let marker = Marker { sequence: flush.sequence, applied: *applied, membership: membership.clone() };
+        let (sequence, membership) = (flush.sequence, membership.clone());
+        let marker = Marker { sequence, applied: *applied, membership, installed: false };
         let mut rows = Rows::new(&state.chains, flush);
         match state.base.write_run(&mut rows, &marker) {
             Ok(()) => {}

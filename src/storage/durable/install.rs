@@ -39,7 +39,7 @@ pub(super) struct DurableInstall {
 /// What is noted in a space: `format u16 · id 16 · parts u64 · rows u64 · hash u64 · last key (length u32, 0 if there is
 /// none) · the marker to be (length u32)`.
 fn encode(received: &Received) -> Bytes {
-    let Received { id, applied, membership, totals, last } = received;
+    let Received { id, totals, last, .. } = received;
     let mut out = Vec::new();
     out.put_u16(FORMAT);
     out.put_slice(id);
@@ -47,8 +47,13 @@ fn encode(received: &Received) -> Bytes {
     out.put_u64(totals.rows);
     out.put_u64(totals.hash);
     out.put_bytes32(last.as_deref().unwrap_or_default());
-    out.put_bytes32(&Marker { sequence: 1, applied: *applied, membership: membership.clone() }.encode());
+    out.put_bytes32(&marker(received).encode());
     out.into()
+}
+
+fn marker(received: &Received) -> Marker {
+    let Received { applied, membership, .. } = received;
+    Marker { sequence: 1, applied: *applied, membership: membership.clone(), installed: true }
 }
 
 /// `None` if that is not what this program notes.
@@ -186,9 +191,7 @@ impl DurableEngine {
         {
             let _writer = old.chains.writer();
             received.check_ahead(old.progress.lock().applied, old.visible())?;
-            let Received { applied, membership, .. } = received;
-            let marker = Marker { sequence: 1, applied, membership };
-            let base = space.switch(&marker).map_err(|error| self.install_failed(error))?;
+            let base = space.switch(&marker(&received)).map_err(|error| self.install_failed(error))?;
             let state = State::over(&self.env, base, self.options);
             self.note_memory(&state);
             self.state.replace(Arc::new(state));

@@ -205,6 +205,12 @@ impl DurableEngine {
         }
     }
 
+    /// Whether what is stored is a snapshot of another replica, and nothing later: see [`Marker::installed`].
+    #[must_use]
+    pub fn is_installed(&self) -> bool {
+        self.state.get().progress.lock().stored.installed
+    }
+
     fn check_open(&self) -> Result<(), Error> {
         match self.ended.get() {
             None => Ok(()),
