@@ -1,6 +1,6 @@
 //! The files of a host: those of [`files`](crate::testing::files), whose syncs take time.
 
-use super::state::{Core, HostId, State};
+use super::state::{Core, HostId};
 use crate::{
     env::{File, Files, Lock},
     testing::{files::SimulatedFiles, generators::Random},
@@ -63,8 +63,8 @@ impl Delay {
     /// holds up everybody.
     fn sync(&self) {
         let mut state = self.core.lock();
-        let State { options, hosts, .. } = &mut *state;
-        let duration = options.disk.draw(&mut hosts[self.host.0].random);
+        let host = state.host(self.host);
+        let duration = host.disk.draw(&mut host.random);
         state.occupy(self.host, duration);
     }
 }

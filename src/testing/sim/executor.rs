@@ -12,6 +12,9 @@ use std::{
     time::Duration,
 };
 
+/// How many of the last events a report shows.
+const REPORT_LINES_MAX: usize = 40;
+
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -198,7 +201,8 @@ fn report(state: &State, seed: u64, what: &str, host: Option<HostId>) -> String 
         report.push_str(&format!(" {}/{}", state.hosts[entry.host.0].name, entry.name));
     }
     report.push_str("\nthe last events:");
-    for line in state.trace.lines() {
+    let lines = state.trace.lines();
+    for line in &lines[lines.len().saturating_sub(REPORT_LINES_MAX)..] {
         report.push_str(&format!("\n  {line}"));
     }
     report

@@ -2,7 +2,7 @@
 
 use super::{
     clock::Clock,
-    disk::{Disk, between},
+    disk::{Disk, DiskOptions, between},
     environment::HostEnv,
     network::{CLIENT_PORT_MIN, Farewell, SimulatedListener},
     state::{Core, HostId, Locked, Machine, State, Time, stream},
@@ -48,6 +48,7 @@ impl Core {
             let start = between(&mut random, Duration::ZERO, CLOCK_START_MAX);
             let files = SimulatedFiles::new();
             let disk = Disk::new(self, id, &files);
+            let options = state.options.disk;
             state.hosts.push(Machine {
                 name: name.to_owned(),
                 clock: Clock::new(Moment(0) + start),
@@ -55,6 +56,7 @@ impl Core {
                 random,
                 env: Some(Env::from_provider(Arc::new(HostEnv { core: Arc::clone(self), host: id, disk }))),
                 files,
+                disk: options,
                 is_up: true,
                 is_reachable: true,
                 is_paused: false,
@@ -221,6 +223,11 @@ impl Host {
         let (now, State { trace, hosts, .. }) = (state.now, &mut *state);
         trace.event(now, format_args!("{} stalls for {duration:?}", hosts[self.id.0].name));
         state.occupy(self.id, duration);
+    }
+
+    /// From now on its disk takes so long.
+    pub fn set_disk(&self, options: DiskOptions) {
+        self.lock().host(self.id).disk = options;
     }
 
     /// From now on its monotonic clock runs so many parts in a million too fast, or too slow if negative. Timers that are

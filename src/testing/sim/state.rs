@@ -4,7 +4,7 @@
 //! woken or dropped is put by, and [`Locked`] does it once the lock is free.
 
 use super::{
-    SimOptions,
+    DiskOptions, SimOptions,
     clock::Clock,
     network::Network,
     tasks::{TaskId, Tasks},
@@ -63,6 +63,7 @@ pub(super) struct Machine {
     /// `None` once the simulation has ended.
     pub(super) env: Option<Env>,
     pub(super) files: Arc<SimulatedFiles>,
+    pub(super) disk: DiskOptions,
     /// Whether a process runs on it.
     pub(super) is_up: bool,
     /// Whether its kernel answers.

@@ -275,10 +275,10 @@ fn a_crash_keeps_what_was_written_and_a_power_cut_what_was_synced() {
 
 #[test]
 fn a_sync_takes_its_time_and_holds_up_its_host_alone() {
-    let slow =
-        DiskOptions { sync_min: Duration::from_millis(7), sync_max: Duration::from_millis(7), ..Default::default() };
-    let sim = Sim::with(11, SimOptions { disk: DiskOptions { slow_one_in: 0, ..slow }, ..SimOptions::default() });
+    let sim = Sim::new(11);
     let (host, other) = (sim.host("n1"), sim.host("n2"));
+    let seven = Duration::from_millis(7);
+    host.set_disk(DiskOptions { sync_min: seven, sync_max: seven, slow_one_in: 0, ..DiskOptions::default() });
     let (env, beside, far) = (host.env(), host.env(), other.env());
     let syncs = host.spawn("syncs", async move {
         let file = env.files().open(Path::new("/a"), true).unwrap();

@@ -35,6 +35,11 @@ impl Trace {
         self.hash.update(&task.0.to_le_bytes());
     }
 
+    /// Notes what is sent, in the hash alone.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+    }
+
     pub(super) fn hash(&self) -> u64 {
         self.hash.digest()
     }

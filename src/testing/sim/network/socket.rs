@@ -77,6 +77,7 @@ impl State {
         let size = network.part(bytes.len().min(room));
         if size > 0 {
             self.trace_of(id, side, format_args!("> {size} bytes"));
+            self.trace.bytes(&bytes[..size]);
             self.send_bytes(id, side.other(), Bytes::copy_from_slice(&bytes[..size]));
         }
         Poll::Ready(Ok(size))
