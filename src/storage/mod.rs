@@ -30,6 +30,8 @@ mod durable;
 
 mod capture;
 mod install;
+#[cfg(test)]
+mod tests;
 
 pub use capture::{Capture, CaptureTotals, CapturedPart, CapturedRow};
 pub use install::{Install, InstallError};

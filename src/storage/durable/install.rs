@@ -194,8 +194,9 @@ impl DurableEngine {
             let base = space.switch(&marker(&received)).map_err(|error| self.install_failed(error))?;
             let state = State::over(&self.env, base, self.options);
             self.note_memory(&state);
-            self.state.replace(Arc::new(state));
+            // First, so that nobody who sees the new state takes a pin of the old one for another engine's.
             old.pins.end();
+            self.state.replace(Arc::new(state));
         }
         self.replaced.lock().push(old);
         Ok(())

@@ -63,8 +63,9 @@ impl Install for MemoryInstall {
             let marker = old.marker.lock();
             received.check_ahead(*marker, old.visible())?;
             let state = State::new(chains, received.applied, received.membership);
-            self.engine.state.replace(Arc::new(state));
+            // First, so that nobody who sees the new state takes a pin of the old one for another engine's.
             old.pins.end();
+            self.engine.state.replace(Arc::new(state));
         }
         self.engine.replaced.lock().push(old);
         Ok(())
@@ -94,5 +95,10 @@ impl MemoryEngine {
             free
         };
         drop(free);
+    }
+
+    #[cfg(test)]
+    pub(in crate::storage) fn replaced_len(&self) -> usize {
+        self.replaced.lock().len()
     }
 }
