@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "simulation/cluster.rs"]
+mod cluster;
 #[path = "simulation/rig.rs"]
 mod rig;
 

@@ -14,7 +14,10 @@ use super::{
 };
 use crate::env::Env;
 use adapter::Adapter;
-use openraft::storage::{IOFlushed, RaftLogReaderExt, RaftLogStorage, RaftStateMachine};
+use openraft::{
+    RaftSnapshotBuilder,
+    storage::{IOFlushed, RaftLogReaderExt, RaftLogStorage, RaftStateMachine},
+};
 use parking_lot::Mutex;
 use slog::{Discard, Logger, o};
 use std::{collections::BTreeMap, sync::Arc};
@@ -266,14 +269,15 @@ async fn a_log_in_memory_gives_what_it_holds() {
 }
 
 #[tokio::test]
-async fn nothing_but_metadata_is_a_snapshot() {
+async fn what_is_built_says_how_far_the_store_is_and_what_nobody_sent_is_not_installed() {
     let (queue, _) = Queue::new();
     let machine = Counting::default();
-    let mut adapter = Adapter::new(machine.clone(), NODE, queue, Arc::default());
-    assert!(adapter.get_current_snapshot().await.unwrap().is_none());
+    let kept = LogStore::in_memory(Arc::new(Reads::new(NODE))).kept();
+    let captures = snapshots::Captures::new(&Env::real());
+    let mut adapter = Adapter::new(machine.clone(), NODE, queue, Arc::default(), captures, kept);
     let log_id = LogId { term: Term(1), leader: NODE, index: 7 };
     machine.0.lock().stored = Position { log_id: Some(log_id), ..Position::default() };
-    let snapshot = adapter.get_current_snapshot().await.unwrap().expect("something is stored");
+    let snapshot = adapter.get_snapshot_builder().await.build_snapshot().await.unwrap();
     assert_eq!(snapshot.meta.last_log_id, Some(theirs(log_id)));
-    assert!(adapter.install_snapshot(&snapshot.meta, ()).await.is_err());
+    assert!(adapter.install_snapshot(&snapshot.meta, snapshots::Data::Metadata).await.is_err());
 }
