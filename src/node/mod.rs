@@ -369,6 +369,14 @@ impl Node {
         self.reader().confirm(deadline).await
     }
 
+    /// The same for whoever was sent here because this node leads: refused where it does not, instead of asking further.
+    pub async fn confirm_read_as_leader(&self, deadline: Moment) -> Result<Version, ReadRefusal> {
+        if !self.reads_locally() {
+            self.reader().confirm_here(deadline).await?;
+        }
+        Ok(self.engine.visible())
+    }
+
     /// How old the state may be that a read sees here: everything acknowledged before so long ago is in it.
     #[must_use]
     pub fn staleness(&self) -> Duration {
