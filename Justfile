@@ -116,11 +116,11 @@ cluster *flags:
 
 # Simulates clusters under the seeds FIRST..END: `just sim-many 1..1000`.
 sim-many seeds="1..100":
-    QUANTADB_SIM_SEEDS={{seeds}} cargo test --release --test simulation -- --nocapture whatever_happens
+    QUANTADB_SIM_SEEDS={{seeds}} cargo test --profile simulation --test simulation -- --nocapture whatever_happens
 
 # Simulates one seed again, with the last of what happened and what the nodes logged: `just sim 7`.
 sim seed:
-    QUANTADB_SIM_SEED={{seed}} QUANTADB_SIM_LOG=1 cargo test --release --test simulation -- --nocapture whatever_happens
+    QUANTADB_SIM_SEED={{seed}} QUANTADB_SIM_LOG=1 cargo test --profile simulation --test simulation -- --nocapture whatever_happens
 
 # Starts a server from the working tree: `just run --memory`.
 run *flags:
