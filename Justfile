@@ -53,6 +53,10 @@ crash cycles="100":
 power cycles="30":
     QUANTADB_POWER_CYCLES={{cycles}} .ci/crash power full
 
+# A replica and its clients in the simulator, so many seeds, each twice: `just simulate 1000`, from another first one if given.
+simulate seeds="200" first="0":
+    QUANTADB_SIMULATION_SEEDS={{seeds}} QUANTADB_SIMULATION_FIRST={{first}} cargo test --release --test simulation -- --nocapture
+
 # Two scans that are granted nothing while others write: `just reader 60` for a minute.
 reader seconds="60":
     QUANTADB_READER_SECONDS={{seconds}} cargo test --release --test crash -- --nocapture a_reader_that_grants_nothing

@@ -12,7 +12,7 @@ use super::{
     types::{Peer, RaftEntry, RaftMembership, RaftVote, leader, theirs},
     *,
 };
-use crate::env::Env;
+use crate::env::{Env, Task};
 use adapter::Adapter;
 use openraft::{
     RaftSnapshotBuilder,
@@ -84,11 +84,15 @@ struct Rig {
     machine: Counting,
     leadership: mpsc::UnboundedReceiver<Leadership>,
     stopped: oneshot::Receiver<Failed>,
-    task: tokio::task::JoinHandle<()>,
+    task: Task,
 }
 
 impl Rig {
     fn start() -> Rig {
+        Rig::start_in(&Env::real())
+    }
+
+    fn start_in(env: &Env) -> Rig {
         let machine = Counting::default();
         let (observer, leadership) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel();
@@ -98,8 +102,8 @@ impl Rig {
         let stopped_box = Box::new(move |failed| drop(stop.send(failed)));
         let member = Member::alone(NODE, Storage::Memory);
         let log = Logger::root(Discard, o!());
-        let (group, drive) = Group::start(&Env::real(), &log, member, machine.clone(), observe, stopped_box);
-        Rig { group, machine, leadership, stopped, task: tokio::spawn(drive) }
+        let (group, drive) = Group::start(env, &log, member, machine.clone(), observe, stopped_box);
+        Rig { group, machine, leadership, stopped, task: env.spawn("group", drive) }
     }
 
     /// Waits until it leads.
@@ -112,18 +116,18 @@ impl Rig {
         }
     }
 
-    async fn propose(&self, term: Term, entry: &'static [u8]) -> Option<Fate> {
+    fn propose(&self, term: Term, entry: &'static [u8]) -> impl Future<Output = Option<Fate>> + use<> {
         let (sender, fate) = oneshot::channel();
         self.group.propose(term, Bytes::from_static(entry), Box::new(move |fate| drop(sender.send(fate))));
-        fate.await.ok()
+        async move { fate.await.ok() }
     }
 
-    async fn confirm(&self) -> Option<bool> {
+    fn confirm(&self) -> impl Future<Output = Option<bool>> + use<> {
         let (sender, confirmed) = oneshot::channel();
         self.group.confirm_read(Box::new(move |ok| {
             let _ = sender.send(ok);
         }));
-        confirmed.await.ok()
+        async move { confirmed.await.ok() }
     }
 }
 
