@@ -93,6 +93,35 @@ dataset:
 miri:
     .ci/miri
 
+# Three nodes that are a cluster, in ./quantadb-cluster, until Ctrl-C: clients at 7420, 7430 and 7440.
+cluster *flags:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build --release --bin quantadb
+    pids=()
+    trap 'kill "${pids[@]}" 2> /dev/null; wait' EXIT
+    for node in 1 2 3; do
+        directory=quantadb-cluster/$node
+        mkdir -p "$directory"
+        port=$((7410 + 10 * node))
+        join=()
+        if [ "$node" -gt 1 ]; then join=(--join 127.0.0.1:7421); fi
+        target/release/quantadb serve --data-dir "$directory/data" --listen 127.0.0.1:$port --peer-listen 127.0.0.1:$((port + 1)) \
+            --admin-listen 127.0.0.1:$((port + 2)) "${join[@]}" {{flags}} 2> "$directory/log" &
+        pids+=($!)
+        echo $! > "$directory/pid"
+        for _ in $(seq 100); do grep -q ' ready' "$directory/log" 2> /dev/null && break; sleep 0.1; done
+    done
+    wait
+
+# Simulates clusters under the seeds FIRST..END: `just sim-many 1..1000`.
+sim-many seeds="1..100":
+    QUANTADB_SIM_SEEDS={{seeds}} cargo test --release --test cluster_simulation -- --nocapture whatever_happens
+
+# Simulates one seed again, with the last of what happened and what the nodes logged: `just sim 7`.
+sim seed:
+    QUANTADB_SIM_SEED={{seed}} QUANTADB_SIM_LOG=1 cargo test --release --test cluster_simulation -- --nocapture whatever_happens
+
 # Starts a server from the working tree: `just run --memory`.
 run *flags:
     cargo run --release --bin quantadb -- serve {{flags}}

@@ -11,6 +11,9 @@ mod admin;
 #[path = "cli/backups.rs"]
 mod backups;
 
+#[path = "cli/cluster.rs"]
+mod cluster;
+
 #[path = "cli/data.rs"]
 mod data;
 

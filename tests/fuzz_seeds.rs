@@ -6,7 +6,7 @@ use quantadb::{
     log::{Log, LogEntry, LogOptions, Owner, Vote},
     testing::{
         files::{SimulatedFiles, environment},
-        wire::{AnyFrames, AnyReply, AnyRequest, from_hex},
+        wire::{AnyFrames, AnyPeerMessage, AnyReply, AnyRequest, from_hex},
     },
     txn::AtomicOp,
     types::{
@@ -15,6 +15,7 @@ use quantadb::{
     },
     wire::{
         Header, Kind, Opcode, Request, RequestBody, RequestTags, peek,
+        peer::{PEER_OPCODES, PEER_PAYLOAD_BYTES_MAX, PeerOpcode},
         preface::PREFACE,
         put_frame,
         registry::{FLAG_AFTER, OPCODES},
@@ -54,6 +55,7 @@ fn seeds() -> BTreeMap<String, Vec<u8>> {
         reply(&mut seeds, &mut g, &format!("{kind:?}").to_lowercase(), kind, Opcode::Status);
     }
     vectors(&mut seeds);
+    peers(&mut seeds);
     backups(&mut seeds);
     for (name, stream) in sessions() {
         seeds.insert(format!("session/{name}"), [&REPAIRED[..], &stream].concat());
@@ -63,6 +65,30 @@ fn seeds() -> BTreeMap<String, Vec<u8>> {
         seeds.insert(format!("log/{name}-repaired"), [&[1][..], &pieces].concat());
     }
     seeds
+}
+
+/// Messages between nodes: any of each opcode, both ways, and the golden vectors.
+fn peers(seeds: &mut BTreeMap<String, Vec<u8>>) {
+    // Of their own, so that what stands before them does not change them.
+    let mut g = Gen::from_size_and_seed(12, 2);
+    let seed =
+        |kind: Kind, opcode: u16, payload: &[u8]| [&[kind.number()][..], &opcode.to_be_bytes(), payload].concat();
+    for row in PEER_OPCODES {
+        for kind in [Kind::Request, Kind::Response] {
+            let any = AnyPeerMessage::of(&mut g, kind, row.opcode);
+            let name = format!("{}-{}", kind.name(), row.name).to_lowercase();
+            seeds.insert(format!("peer/{name}"), seed(kind, row.opcode.number(), &any.payload()));
+        }
+    }
+    for file in ["peer", "peer-negative"] {
+        for (number, frame) in vectors_of(file).into_iter().enumerate() {
+            let Some((header, total)) = peek(&frame, PEER_PAYLOAD_BYTES_MAX).ok().flatten() else { continue };
+            // HELLO and WELCOME have no opcode, and the target wants one.
+            let opcode = if header.kind.has_opcode() { header.opcode } else { PeerOpcode::Vote.number() };
+            let bytes = seed(header.kind, opcode, &frame[Header::BYTES..total]);
+            seeds.insert(format!("peer/{file}-{number:02}"), bytes);
+        }
+    }
 }
 
 /// Files of backups: of nothing, of few rows, of two blocks, and cut short. Even: as they stand; odd: made right first.
@@ -140,12 +166,8 @@ fn logs() -> Vec<(&'static str, Vec<u8>)> {
 fn vectors(seeds: &mut BTreeMap<String, Vec<u8>>) {
     let mut session = Stream::new();
     for file in ["requests", "replies", "connection", "errors", "tags", "negative"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("protocol-spec/vectors/{file}.json"));
-        let text = fs::read_to_string(path).expect("the vectors are there");
-        let list: Vec<serde_json::Value> = serde_json::from_str(&text).expect("they are JSON");
         let mut stream = WHOLE.to_vec();
-        for (number, vector) in list.iter().enumerate() {
-            let bytes = from_hex(vector["hex"].as_str().expect("a vector has bytes")).expect("in hex");
+        for (number, bytes) in vectors_of(file).into_iter().enumerate() {
             let header = peek(&bytes, FRAME_PAYLOAD_BYTES_MAX).ok().flatten();
             if file == "negative" {
                 seeds.insert(format!("frame/negative-{number:02}"), [&WHOLE[..], &bytes].concat());
@@ -169,6 +191,15 @@ fn vectors(seeds: &mut BTreeMap<String, Vec<u8>>) {
         }
     }
     seeds.insert("session/vectors".into(), [&REPAIRED[..], &session.end()].concat());
+}
+
+/// The bytes of the golden vectors of a file.
+fn vectors_of(file: &str) -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("protocol-spec/vectors/{file}.json"));
+    let text = fs::read_to_string(path).expect("the vectors are there");
+    let list: Vec<serde_json::Value> = serde_json::from_str(&text).expect("they are JSON");
+    let bytes = |vector: &serde_json::Value| from_hex(vector["hex"].as_str().expect("a vector has bytes"));
+    list.iter().map(|vector| bytes(vector).expect("in hex")).collect()
 }
 
 fn reply(seeds: &mut BTreeMap<String, Vec<u8>>, g: &mut Gen, name: &str, kind: Kind, opcode: Opcode) {

@@ -12,7 +12,7 @@ mod source;
 mod rules;
 
 use rules::{
-    file_sizes, floors, logs, names, spec_citations, top_level, unfinished, unsafe_code, unwraps, waits, world,
+    file_sizes, floors, logs, names, selects, spec_citations, top_level, unfinished, unsafe_code, unwraps, waits, world,
 };
 use source::{Source, files, mark_test_files, root, sources};
 use std::fs;
@@ -74,6 +74,8 @@ const WORLD: &[&[&str]] = &[
     &["getrandom"],
 ];
 const WORLD_MODULES: &[&str] = &["env", "testing", "bin"];
+/// What gives openraft its clock and its randomness names its words for them.
+const WORLD_FILES: &[&str] = &["src/consensus/runtime.rs"];
 
 /// The only places where `unsafe` may stand: the memory engine, and a setting of the allocator.
 const UNSAFE_IN: &[&str] = &["src/storage/memory/", "src/bin/quantadb/allocator.rs"];
@@ -111,6 +113,11 @@ fn modules_name_only_lower_floors() {
 #[test]
 fn the_world_is_reached_through_env() {
     assert_tidy(&world(&sources()));
+}
+
+#[test]
+fn every_select_says_what_it_looks_at_first() {
+    assert_tidy(&selects(&sources()));
 }
 
 #[test]
@@ -251,6 +258,19 @@ mod a_rule_can_fail {
     }
 
     #[test]
+    fn world_lets_a_file_be_that_gives_openraft_its_clock() {
+        assert_eq!(one(world, "src/consensus/runtime.rs", "use openraft::Instant;"), 0);
+        assert_eq!(one(world, "src/consensus/driver.rs", "use openraft::Instant;"), 1);
+    }
+
+    #[test]
+    fn selects_sees_one_that_draws() {
+        assert_eq!(one(selects, "src/node/mod.rs", "fn f() { tokio::select! { a = b => {} } }"), 1);
+        assert_eq!(one(selects, "src/node/mod.rs", "fn f() { tokio::select! { biased; a = b => {} } }"), 0);
+        assert_eq!(one(selects, "src/node/mod.rs", "#[test] fn f() { tokio::select! { a = b => {} } }"), 0);
+    }
+
+    #[test]
     fn waits_sees_async() {
         assert_eq!(one(waits, "src/txn/resolver.rs", "pub async fn resolve() {}"), 1);
         assert_eq!(one(waits, "src/txn/resolver.rs", "// async\n#[tokio::test]\nasync fn resolves() {}"), 0);
@@ -332,5 +352,9 @@ mod a_rule_can_fail {
             1,
             "unknown in the spec"
         );
+        let (spec, code) =
+            (text("a.md", "**QP-AAAA-001** must"), text("src/a.rs", "QP-AAAA-001, QP-AAAAA-001, QP-AAAA-02"));
+        assert!(spec_citations(&spec, &code).is_empty(), "four letters");
+        assert_eq!(spec_citations(&spec, &text("src/a.rs", "")).len(), 1, "four letters, cited by nothing");
     }
 }

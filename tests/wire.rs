@@ -3,9 +3,11 @@
 #[path = "wire/peer.rs"]
 mod peer;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
+use quantadb::storage::{CaptureTotals, CapturedRow};
 use quantadb::testing::wire::{AnyFrames, AnyReply, AnyRequest, Message, build, describe};
-use quantadb::types::limits::FRAME_PAYLOAD_BYTES_MAX;
+use quantadb::types::{KeyspaceId, Version, limits::FRAME_PAYLOAD_BYTES_MAX};
+use quantadb::wire::peer::{SnapshotPart, SnapshotRow};
 use quantadb::wire::registry::{OPCODES, RESERVED_TAGS};
 use quantadb::wire::{Codec, ErrorCode, Frame, Header, Kind, Opcode, Request, peek, put_frame};
 use quickcheck::{Gen, QuickCheck, TestResult};
@@ -201,4 +203,30 @@ fn a_frame_made_in_place_is_the_frame_that_is_found_behind_others() {
     put_frame(&mut out, Kind::Response, 0, Opcode::Get.number(), 3, |out| out.put_slice(b"payload"));
     let (header, total) = peek(&out[6..], 7).expect("valid").expect("whole");
     assert_eq!((header.request_id, total), (3, Header::BYTES + 7));
+}
+
+/// Whoever takes a snapshot hashes rows, and whoever sends one may hash what it sends: the two are the same.
+#[test]
+fn the_totals_of_a_snapshot_are_those_of_its_payloads() {
+    type AnyRow = (u32, Vec<u8>, u64, Vec<u8>);
+    fn property(parts: Vec<Vec<AnyRow>>) {
+        let (mut totals, mut hash, mut count) = (CaptureTotals::default(), 0, 0);
+        for (number, rows) in (0..).zip(&parts) {
+            let row = |(keyspace, key, version, value): &AnyRow| CapturedRow {
+                key: KeyspaceId(*keyspace).full_key(key),
+                version: Version(*version),
+                value: Bytes::copy_from_slice(value),
+            };
+            let rows: Vec<_> = rows.iter().map(row).collect();
+            totals.add(&rows);
+            count += rows.len() as u64;
+            let sent = |CapturedRow { key, version, value }| SnapshotRow { key, version, value };
+            let part = SnapshotPart { part: number, rows: rows.into_iter().map(sent).collect() };
+            let mut payload = BytesMut::new();
+            part.encode(&mut payload);
+            hash = xxhash_rust::xxh3::xxh3_64_with_seed(&payload, hash);
+        }
+        assert_eq!(totals, CaptureTotals { parts: parts.len() as u64, rows: count, hash });
+    }
+    QuickCheck::new().tests(200).quickcheck(property as fn(_));
 }

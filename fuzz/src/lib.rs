@@ -5,6 +5,7 @@
 //! | `frame` | a stream of frames, split | any split gives the same frames and the same end; each encodes to its bytes |
 //! | `request` | opcode, payload of a REQUEST | what decodes encodes to the same bytes, ignored tags aside |
 //! | `reply` | kind, opcode, payload of any other frame | the same |
+//! | `peer` | kind, opcode, payload of a frame between nodes | the same; what a whole commit has read is well formed |
 //! | `backup` | a file of a backup | what is whole is written and read again as the same rows; no part of it is whole |
 //! | `log` | blocks of the files of a log | it opens or is refused, as `check` says; what opens opens again as it is |
 //! | `session` | a client's frames, split, to a server | the answers are well formed, each to a request, one end each; it ends |

@@ -116,7 +116,7 @@ impl Attempts {
     /// Whether the same request may be sent again, and meet something else.
     fn may_pass(&self, error: &Error) -> bool {
         if error.code() == Some(ErrorCode::OUTCOME_UNKNOWN) {
-            return self.keyed;
+            return self.keyed || self.nature == Nature::Repeatable;
         }
         let harmless = error.outcome() == Outcome::NotApplied || self.keyed || self.nature == Nature::Repeatable;
         harmless && error.passes()

@@ -5,10 +5,13 @@
 use super::draining::Draining;
 use super::error::Error;
 use super::io::{Ending, Io};
-use super::keeper::{BACKOFF_MAX, BACKOFF_MIN, GOOD_AFTER};
+use super::keeper::{BACKOFF_MIN, GOOD_AFTER};
 use super::link::{Link, Place, backoff};
 use super::search::connect;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// The longest wait before the leader is tried again. An address that servers know need not be one that clients reach.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// The task that follows the leader.
 pub(super) struct Follower {
@@ -16,24 +19,28 @@ pub(super) struct Follower {
     draining: Draining,
     /// How often in a row the leader could not be reached.
     failures: u32,
+    /// How often in a row the node that was said to lead named another.
+    detours: u32,
 }
 
 impl Follower {
     pub(super) fn new(link: &Arc<Link>) -> Follower {
-        Follower { link: link.clone(), draining: Draining::default(), failures: 0 }
+        Follower { link: link.clone(), draining: Draining::default(), failures: 0, detours: 0 }
     }
 
     pub(super) async fn run(mut self) {
         let link = self.link.clone();
         loop {
             let Some(address) = wanted(&link) else {
-                self.failures = 0;
+                (self.failures, self.detours) = (0, 0);
                 // Who waits for a leader that is none beside ours waits no longer.
                 link.wake();
                 link.routes.changed.notified().await;
                 continue;
             };
-            let connected = connect_later(link.clone(), address.clone(), self.failures);
+            // One word that was out of date is nothing special; two nodes that name each other are.
+            let attempts = self.failures.max(self.detours.saturating_sub(1));
+            let connected = connect_later(link.clone(), address.clone(), attempts);
             let Some(connected) = while_wanted(&link, &address, connected).await else {
                 self.failures = 0;
                 continue;
@@ -41,7 +48,10 @@ impl Follower {
             match connected {
                 Ok(io) => {
                     link.routes.tried_leader(&address, Some(io.connection.peer.node));
-                    if wanted(&link).as_ref() == Some(&address) {
+                    if wanted(&link).as_ref() != Some(&address) {
+                        self.detours = self.detours.saturating_add(1);
+                    } else {
+                        self.detours = 0;
                         link.publish(Place::Leader, io.connection.clone());
                         self.keep(&address, io).await;
                     }
@@ -94,9 +104,9 @@ fn wanted(link: &Link) -> Option<Arc<str>> {
 }
 
 /// Connects; after a pause, if that has failed before.
-async fn connect_later(link: Arc<Link>, address: Arc<str>, failures: u32) -> Result<Io, Error> {
-    if failures > 0 {
-        link.env().sleep(backoff(link.env(), failures, BACKOFF_MIN, BACKOFF_MAX)).await;
+async fn connect_later(link: Arc<Link>, address: Arc<str>, attempts: u32) -> Result<Io, Error> {
+    if attempts > 0 {
+        link.env().sleep(backoff(link.env(), attempts, BACKOFF_MIN, BACKOFF_MAX)).await;
     }
     connect(link, address).await
 }

@@ -2,6 +2,7 @@
 
 use super::backup::Backup;
 use super::call::Nature;
+use super::cluster::Cluster;
 use super::data::{Applied, Deleted, KeyRange, Value};
 use super::error::Error;
 use super::execute::{Execute, Executed};
@@ -319,7 +320,8 @@ impl Client {
     /// ```
     pub async fn begin_with(&self, isolation: Isolation, options: &CallOptions) -> Result<Transaction, Error> {
         let until = options.deadline.map(|_| self.link().deadline(options));
-        Transaction::begin(self.clone(), isolation, options, until).await
+        let preference = Transaction::preference(options.consistency.unwrap_or_default());
+        Transaction::begin(self.clone(), isolation, options, preference, until).await
     }
 
     /// See [`Keyspace::get`].
@@ -383,6 +385,12 @@ impl Client {
     #[must_use]
     pub fn backup_with(&self, options: CallOptions) -> Backup {
         Backup::new(self.clone(), options)
+    }
+
+    /// The members of the cluster, and changes of them: see [`Cluster`].
+    #[must_use]
+    pub fn cluster(&self) -> Cluster {
+        Cluster::new(self.clone())
     }
 
     /// See [`Keyspace::count`].

@@ -11,7 +11,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 /// The first wait before the addresses are tried again; it doubles up to [`BACKOFF_MAX`].
 pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(20);
-pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A connection that has lived so long, or has answered anything, was a good one: its loss is not a repeated failure.
 pub(super) const GOOD_AFTER: Duration = Duration::from_secs(1);
 
@@ -84,24 +84,31 @@ impl Keeper {
     }
 
     async fn next(&mut self, io: &mut Io) -> Event {
-        let search = async {
-            match &mut self.search {
-                Some(search) => search.await,
-                None => std::future::pending().await,
+        loop {
+            let search = async {
+                match &mut self.search {
+                    Some(search) => search.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                ending = io.run() => return match ending {
+                    Ending::Ended(error) => Event::Ended(error),
+                    Ending::Leave(After::Drain) => Event::Refuses,
+                    Ending::Leave(_) => Event::Elsewhere,
+                },
+                found = search => {
+                    self.search = None;
+                    return Event::Found(found);
+                }
+                () = self.link.routes.elsewhere.notified() => {
+                    // The doubt may have been about one that was left since.
+                    if self.link.was_doubted(&io.connection) {
+                        return Event::Elsewhere;
+                    }
+                }
             }
-        };
-        tokio::select! {
-            biased;
-            ending = io.run() => match ending {
-                Ending::Ended(error) => Event::Ended(error),
-                Ending::Leave(After::Drain) => Event::Refuses,
-                Ending::Leave(_) => Event::Elsewhere,
-            },
-            found = search => {
-                self.search = None;
-                Event::Found(found)
-            }
-            () = self.link.routes.elsewhere.notified() => Event::Elsewhere,
         }
     }
 

@@ -52,6 +52,11 @@ impl Ledger {
         lock(&self.0).failure.clone().unwrap_or(error)
     }
 
+    /// The first failure.
+    pub(super) fn failure(&self) -> Option<Error> {
+        lock(&self.0).failure.clone()
+    }
+
     /// Rolling back to a savepoint clears an error.
     pub(super) fn clear(&self) {
         let mut account = lock(&self.0);

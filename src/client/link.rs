@@ -36,6 +36,8 @@ pub(super) struct Link {
 struct State {
     near: Option<Arc<Connection>>,
     leader: Option<Arc<Connection>>,
+    /// One to any node that another should take the place of.
+    doubted: Option<Arc<Connection>>,
     waiting: Vec<oneshot::Sender<()>>,
     last_error: Option<Error>,
     closed: bool,
@@ -142,10 +144,12 @@ impl Link {
     fn choose(&self, state: &State, preference: Preference) -> Option<Arc<Connection>> {
         let near = || state.near.as_ref().filter(|near| near.is_open());
         let leader = || state.leader.as_ref().filter(|leader| leader.is_open());
+        // Another may have been named, and its connection not be there yet.
+        let leads = || leader().filter(|leader| self.routes.leads(&leader.peer.address));
         match preference {
             Preference::Near => near().or_else(leader),
-            Preference::Leader => leader().or_else(near),
-            Preference::Redirected => leader().or_else(|| near().filter(|near| !self.follows(near))),
+            Preference::Leader => leads().or_else(near).or_else(leader),
+            Preference::Redirected => leads().or_else(|| near().filter(|near| !self.follows(near))),
         }
         .cloned()
     }
@@ -165,14 +169,16 @@ impl Link {
     /// is another node, that one is used from now on.
     pub(super) fn doubt(&self, connection: &Arc<Connection>) {
         let is = |place: &Option<Arc<Connection>>| place.as_ref().is_some_and(|one| Arc::ptr_eq(one, connection));
-        let (near, leader) = {
-            let state = lock(&self.state);
-            (is(&state.near), is(&state.leader))
+        let leader = {
+            let mut state = lock(&self.state);
+            if is(&state.near) && connection.has_alternative() {
+                state.doubted = Some(connection.clone());
+            }
+            is(&state.leader)
         };
         if leader {
             self.routes.learn(&connection.peer.address, None);
-        }
-        if near && connection.has_alternative() {
+        } else {
             self.routes.elsewhere.notify_one();
         }
     }
@@ -243,6 +249,11 @@ impl Link {
         }
     }
 
+    /// Whether another should take the place of this one. Asked again it does not say so again.
+    pub(super) fn was_doubted(&self, connection: &Arc<Connection>) -> bool {
+        lock(&self.state).doubted.take().is_some_and(|doubted| Arc::ptr_eq(&doubted, connection))
+    }
+
     /// Who waits for a connection looks again.
     pub(super) fn wake(&self) {
         let waiting = std::mem::take(&mut lock(&self.state).waiting);
@@ -253,7 +264,7 @@ impl Link {
         let waiting = {
             let mut state = lock(&self.state);
             state.closed = true;
-            (state.near, state.leader) = (None, None);
+            (state.near, state.leader, state.doubted) = (None, None, None);
             std::mem::take(&mut state.waiting)
         };
         drop(waiting);

@@ -1,4 +1,4 @@
-//! The Rust client: one multiplexed connection, kept open by a task of its own, and typed calls on it.
+//! The Rust client: multiplexed connections, kept open by tasks of their own, and typed calls on them.
 //!
 //! ```
 //! use quantadb::client::{Client, Error};
@@ -26,13 +26,42 @@
 //! # }
 //! ```
 //!
-//! - A [`Client`] is a handle; clone it freely. All clones share one connection, on which any number of calls are out at
-//!   once. When the connection is lost it is opened again, at the next address if there are several.
+//! - A [`Client`] is a handle; clone it freely. All clones share its connections, on which any number of calls are out at
+//!   once.
 //! - Every call has a deadline, which the server is told. Every [`Error`] says what became of the request and whether to
 //!   send it again; what can be sent again without harm is, by itself, until the deadline.
-//! - A write that must be done exactly once carries a pair: [`CallOptions::idempotency`]. [`Client::transact`] does this by
-//!   itself.
+//! - A write that must be done exactly once carries a pair: [`CallOptions::idempotent`], or one of the caller's,
+//!   [`CallOptions::idempotency`]. [`Client::transact`] does this by itself.
 //! - Dropping a future cancels a read; a write that was sent goes on.
+//!
+//! # When a node fails
+//!
+//! A client is given one address or several, and learns where the node that leads is. Every node serves reads and forwards
+//! writes; so reads go to the first that answers, and writes, once there are any, straight to the one that leads, as long
+//! as a connection to it can be had. A connection that is lost is opened again, at the next address if need be. A node
+//! that announces its end, says again that it can do nothing, or gives no answer for long is left for another, which is
+//! connected to first; transactions, scans and requests on the old connection finish there.
+//!
+//! What that means for what was under way, for example when the node dies between a request and its answer:
+//!
+//! | | |
+//! |---|---|
+//! | a read | is made again elsewhere |
+//! | a scan | goes on after the last part that came, at the same version; [`IfGone`] says what if that is gone |
+//! | a write with a pair | is sent again under the same pair, and done once |
+//! | a write without | is an error whose [`Outcome`] is unknown: nobody can tell, and it may not be sent again |
+//! | a transaction | is gone, and has changed nothing; [`Client::transact`] runs it again |
+//! | its commit | is asked for elsewhere; `transact` runs it again only when nothing was done and nothing will be |
+//!
+//! A refusal that passes, or that names another node as the leader, changed nothing: the request is sent again, when the
+//! server says or after a pause that grows. At the deadline the last error is told.
+//!
+//! # How fresh
+//!
+//! Reads are linearizable unless [`CallOptions::consistency`] says otherwise, per call or per transaction
+//! ([`Client::begin_with`], [`TransactOptions`]). With less, a node answers what it has. Even then nothing is taken back:
+//! such a read asks for the highest version that this client has seen or written, on whatever node. For example, a put
+//! that was answered with version 9 and a local read on a node that has come to 8: the node waits for 9.
 //!
 //! The client never logs, never panics, and starts tasks and timers only through [`crate::env::Env`].
 
@@ -45,6 +74,7 @@ mod handle;
 mod keyspace;
 
 mod backup;
+mod cluster;
 mod execute;
 mod scan;
 mod transact;
@@ -70,6 +100,7 @@ mod tests;
 pub use crate::env::Socket;
 pub use crate::types::AtomicOp;
 pub use backup::{Backup, BackupRow, BackupSummary};
+pub use cluster::{AddedNode, Cluster, ClusterMember, ClusterStatus, MemberProgress};
 pub use connector::Connector;
 pub use data::{Applied, Deleted, KeyRange, Row, Value};
 pub use error::{Error, ErrorKind};

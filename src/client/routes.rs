@@ -111,6 +111,11 @@ impl Routes {
         (!same).then(|| leader.address.clone())
     }
 
+    /// Whether the leader is said to be at this address.
+    pub(super) fn leads(&self, address: &str) -> bool {
+        lock(&self.state).leader.as_ref().is_some_and(|leader| *leader.address == *address)
+    }
+
     /// Whether the leader's address was not tried in vain.
     pub(super) fn leader_may_answer(&self) -> bool {
         lock(&self.state).leader.as_ref().is_some_and(|leader| !leader.failed)
@@ -171,6 +176,7 @@ mod tests {
         assert_eq!(routes.leader_beside(None).as_deref(), Some("c:1"));
         routes.learn("a:1", None);
         assert_eq!(routes.leader_beside(None).as_deref(), Some("c:1"));
+        assert!(routes.leads("c:1") && !routes.leads("b:1"));
         routes.learn("c:1", None);
         assert_eq!(routes.leader_beside(None), None);
     }

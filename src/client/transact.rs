@@ -2,7 +2,7 @@
 
 use super::error::Error;
 use super::handle::Client;
-use super::link::backoff;
+use super::link::{Preference, backoff};
 use super::options::CallOptions;
 use super::transaction::Transaction;
 use crate::env::Moment;
@@ -87,8 +87,9 @@ impl Client {
         };
         let deadline = self.link().deadline(&fresh);
         let mut runs = 0;
+        let mut preference = Transaction::preference(options.consistency);
         loop {
-            let tx = Transaction::begin(self.clone(), options.isolation, &fresh, Some(deadline)).await?;
+            let tx = Transaction::begin(self.clone(), options.isolation, &fresh, preference, Some(deadline)).await?;
             let (least, failed) = match run(tx.clone()).await {
                 Ok(value) => match tx.commit_now(None).await {
                     Ok(done) => return Ok(Transacted { value, version: done.version, results: done.results }),
@@ -98,6 +99,10 @@ impl Client {
                 Err(error) if tx.restarts() => (None, error),
                 Err(error) => return Err(error),
             };
+            tx.weigh_node(runs > 0);
+            if tx.was_redirected() {
+                preference = Preference::Redirected;
+            }
             drop(tx);
             runs += 1;
             if !self.rest(runs, least.unwrap_or_default(), deadline).await {

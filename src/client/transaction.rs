@@ -26,6 +26,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 /// A transaction: reads one snapshot, sees its own writes, and changes everything or nothing when it commits.
@@ -98,15 +99,12 @@ impl Transaction {
         client: Client,
         isolation: Isolation,
         options: &CallOptions,
+        preference: Preference,
         until: Option<Moment>,
     ) -> Result<Transaction, Error> {
         let link = client.link();
         let deadline = until.unwrap_or_else(|| link.deadline(&CallOptions::new()));
         let ledger = Arc::new(Ledger::default());
-        // Who leads decides the commit, and fixes the newest version without asking others; who is content with less reads
-        // where reads go.
-        let fresh = options.consistency.unwrap_or_default() == Consistency::Linearizable;
-        let preference = if fresh { Preference::Leader } else { Preference::Near };
         let (connection, id) = loop {
             let connection = Held::new(link.connection(preference, deadline).await?);
             let tags = RequestTags {
@@ -136,6 +134,12 @@ impl Transaction {
         Ok(Transaction { inner: Arc::new(inner), keyspace: KeyspaceId::DEFAULT })
     }
 
+    /// Where a transaction is best begun: at the node that decides its commit; or, if it is content with what another one
+    /// has, where reads go.
+    pub(super) fn preference(consistency: Consistency) -> Preference {
+        if consistency == Consistency::Linearizable { Preference::Leader } else { Preference::Near }
+    }
+
     /// The same transaction in another keyspace.
     #[must_use]
     pub fn within(&self, keyspace: &Keyspace) -> Transaction {
@@ -160,6 +164,20 @@ impl Transaction {
         self.inner.ledger.restarts()
     }
 
+    /// What speaks against the node that it was on, if it failed for that, and `again` if one before it did.
+    pub(super) fn weigh_node(&self, again: bool) {
+        if let Some(error) = self.inner.ledger.failure() {
+            let failure = Failure::Refused(error);
+            self.inner.client.link().weigh(&self.inner.connection, &failure, again, Duration::ZERO);
+        }
+    }
+
+    /// Whether it failed because another node leads, which is known.
+    pub(super) fn was_redirected(&self) -> bool {
+        let redirects = |error: Error| error.code() == Some(ErrorCode::NOT_LEADER) && error.leader().is_some();
+        self.inner.ledger.failure().is_some_and(redirects)
+    }
+
     /// Keeps account of a failure; the first one, if this only follows from it.
     pub(super) fn failed(&self, error: Error) -> Error {
         self.inner.ledger.first_cause(error)
@@ -175,7 +193,9 @@ impl Transaction {
         RequestTags { deadline_ms, transaction: Some(self.inner.id), ..RequestTags::default() }
     }
 
-    fn failure(&self, failure: Failure) -> Error {
+    fn failure(&self, failure: Failure, began: Moment) -> Error {
+        let link = self.inner.client.link();
+        link.weigh(&self.inner.connection, &failure, false, link.env().now() - began);
         self.failed(match failure {
             Failure::Refused(error) => error,
             Failure::Lost { cause, .. } => lost(cause),
@@ -185,6 +205,7 @@ impl Transaction {
 
     /// Asks and waits.
     async fn ask(&self, body: RequestBody<'_>) -> Result<Bytes, Error> {
+        let began = self.inner.client.link().env().now();
         let deadline = self.deadline();
         let request = Request { body, tags: self.tags(deadline) };
         let asked = async {
@@ -192,18 +213,19 @@ impl Transaction {
             let link = self.inner.client.link();
             link.ask(&self.inner.connection, &request, deadline, Cancelling::Never).await?.await
         };
-        asked.await.map_err(|failure| self.failure(failure))
+        asked.await.map_err(|failure| self.failure(failure, began))
     }
 
     /// Sends, and lets the ledger take the reply.
     async fn post(&self, body: RequestBody<'_>) -> Result<(), Error> {
+        let began = self.inner.client.link().env().now();
         let deadline = self.deadline();
         let request = Request { body, tags: self.tags(deadline) };
         let sink = || Sink::Transaction(self.inner.ledger.clone());
         let give_up = Some(deadline + super::GRACE);
         let posting = || Posting { sink: sink(), give_up, cancel: Cancelling::Never, urgent: false };
         let posted = self.inner.client.link().post(&self.inner.connection, &request, deadline, posting).await;
-        posted.map(drop).map_err(|failure| self.failure(failure))
+        posted.map(drop).map_err(|failure| self.failure(failure, began))
     }
 
     async fn write(&self, body: RequestBody<'_>) -> Result<(), Error> {
@@ -315,12 +337,13 @@ impl Transaction {
         let deadline = self.deadline();
         let pair = match pair {
             Some(pair) => Some(pair),
-            // Without writes there is nothing that could have been done.
-            None if !self.inner.wrote.load(Ordering::Relaxed) => None,
+            // Without writes, or without a connection, there is nothing that could be done.
+            None if !self.inner.wrote.load(Ordering::Relaxed) || !self.inner.connection.is_open() => None,
             None => Some(self.new_pair().await?),
         };
         let tags = RequestTags { idempotency: pair, ..self.tags(deadline) };
         let request = Request { body: RequestBody::Commit, tags };
+        let began = self.inner.client.link().env().now();
         let asked = async {
             let ticket =
                 self.inner.client.link().ask(&self.inner.connection, &request, deadline, Cancelling::Never).await?;
@@ -329,7 +352,11 @@ impl Transaction {
         };
         match asked.await {
             Ok(payload) => self.committed(&payload),
-            Err(failure) => self.not_committed(failure, pair, deadline).await,
+            Err(failure) => {
+                let link = self.inner.client.link();
+                link.weigh(&self.inner.connection, &failure, false, link.env().now() - began);
+                self.not_committed(failure, pair, deadline).await
+            }
         }
     }
 
@@ -370,9 +397,10 @@ impl Transaction {
                 // After a conflict the server has forgotten it; after another refusal it may still be there.
                 let forgotten = error.code() == Some(ErrorCode::CONFLICT);
                 self.inner.ended.store(forgotten, Ordering::Relaxed);
-                // A pair that was too old is no reason to fail: the next one will not be.
-                let expired = error.code() == Some(ErrorCode::KEY_EXPIRED);
-                if expired { error.with_retry(Retry::RestartTxn) } else { error }
+                // A pair that was too old is no reason to fail: the next one will not be. And what another node should do
+                // it cannot: there is no such transaction there.
+                let renewed = error.code() == Some(ErrorCode::KEY_EXPIRED) || error.retry() == Retry::Redirect;
+                if renewed { error.with_retry(Retry::RestartTxn) } else { error }
             }
             Failure::Lost { sent: false, cause } => lost(cause),
             Failure::GaveUp { .. } => Error::deadline("the commit was not sent within the deadline"),

@@ -1,12 +1,15 @@
 //! Our state machine as openraft calls it.
 //!
-//! Snapshots are metadata only: what the store would come back with after a crash. Their data are made when they are sent,
-//! which needs another member. *Seam*: the peer transport reads them from a pinned store.
+//! The snapshots that openraft has built are metadata only: what the store would come back with after a crash, up to which
+//! the log may go. What a member is sent is captured when it is asked for ([`super::snapshots`]).
 
 use super::{
     Failed, Position, StateMachine,
+    agreement::Agreement,
     driver::{Message, Queue},
     membership::{decode_stored, encode_stored},
+    snapshots::{Captures, Data},
+    store::Kept,
     types::{Payload, Raft, RaftLogId, RaftStoredMembership, Snapshot, SnapshotMeta, ours, theirs},
 };
 use crate::types::NodeId;
@@ -15,7 +18,7 @@ use openraft::{
     OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
 };
-use std::{future::poll_fn, io, pin::Pin};
+use std::{future::poll_fn, io, pin::Pin, sync::Arc};
 
 /// How many bytes of entries may be applied before the group looks whether its log can shrink. A log in memory then stays
 /// in the nearer caches.
@@ -26,13 +29,23 @@ pub(super) struct Adapter<M> {
     machine: M,
     node: NodeId,
     queue: Queue,
+    agreement: Arc<Agreement>,
+    captures: Captures,
+    kept: Kept,
     /// Bytes of entries applied since the group was asked to look.
     bytes: usize,
 }
 
 impl<M: StateMachine> Adapter<M> {
-    pub(super) fn new(machine: M, node: NodeId, queue: Queue) -> Adapter<M> {
-        Adapter { machine, node, queue, bytes: 0 }
+    pub(super) fn new(
+        machine: M,
+        node: NodeId,
+        queue: Queue,
+        agreement: Arc<Agreement>,
+        captures: Captures,
+        kept: Kept,
+    ) -> Adapter<M> {
+        Adapter { machine, node, queue, agreement, captures, kept, bytes: 0 }
     }
 
     fn apply_one(&mut self, (entry, responder): EntryResponder<Raft>) -> Result<(), Failed> {
@@ -60,6 +73,7 @@ impl<M: StateMachine> Adapter<M> {
                 None
             }
         };
+        self.agreement.note(log_id, self.machine.applied().chain);
         if let Some(responder) = responder {
             responder.send(outcome);
         }
@@ -78,11 +92,11 @@ fn parts(position: &Position) -> io::Result<(Option<RaftLogId>, RaftStoredMember
 
 fn snapshot(position: &Position) -> io::Result<Snapshot> {
     let (last_log_id, last_membership) = parts(position)?;
-    Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: () })
+    Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: Data::Metadata })
 }
 
 impl<M: StateMachine> RaftStateMachine<Raft> for Adapter<M> {
-    type SnapshotData = ();
+    type SnapshotData = Data;
     type SnapshotBuilder = Builder<M>;
 
     async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, RaftStoredMembership)> {
@@ -107,16 +121,23 @@ impl<M: StateMachine> RaftStateMachine<Raft> for Adapter<M> {
         Builder(self.machine.clone())
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, _data: ()) -> io::Result<()> {
-        Err(failed(format!("nobody can have sent a snapshot of {:?}", meta.last_log_id)))
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Data) -> io::Result<()> {
+        let Data::Received(install, sent) = data else {
+            return Err(failed(format!("nobody has sent a snapshot of {:?}", meta.last_log_id)));
+        };
+        install.finish(sent).map_err(|error| {
+            self.queue.send(Message::Failed(Failed(error.to_string())));
+            failed(error)
+        })?;
+        // What was compared before was another way to here.
+        self.agreement.forget();
+        self.queue.send(Message::MembershipApplied);
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        let stored = self.machine.stored();
-        if stored.log_id.is_none() {
-            return Ok(None);
-        }
-        snapshot(&stored).map(Some)
+        let Some(captured) = self.captures.current(&self.machine, self.kept.purged()) else { return Ok(None) };
+        Ok(Some(Snapshot { meta: captured.meta()?, snapshot: Data::Captured(captured) }))
     }
 }
 
@@ -124,7 +145,7 @@ impl<M: StateMachine> RaftStateMachine<Raft> for Adapter<M> {
 pub(super) struct Builder<M>(M);
 
 impl<M: StateMachine> RaftSnapshotBuilder<Raft> for Builder<M> {
-    type SnapshotData = ();
+    type SnapshotData = Data;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         snapshot(&self.0.stored())

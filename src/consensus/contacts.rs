@@ -1,6 +1,10 @@
 //! When members were last heard, and what they said of themselves. Only a leader hears anybody.
 
-use crate::{env::Moment, types::NodeId, wire::peer::PeerReport};
+use crate::{
+    env::Moment,
+    types::{LogId, NodeId},
+    wire::peer::PeerReport,
+};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
@@ -13,6 +17,8 @@ pub(super) struct Contact {
     pub(super) report: Option<PeerReport>,
     /// The greatest state-machine level that it knows; 0 while it is not known.
     pub(super) level: u16,
+    /// What a majority has after an entry after which this member has something else.
+    pub(super) differs: Option<(LogId, u64)>,
 }
 
 /// What is known of all.
@@ -29,6 +35,10 @@ impl Contacts {
 
     pub(super) fn level(&self, node: NodeId, level: u16) {
         self.0.lock().entry(node).or_default().level = level;
+    }
+
+    pub(super) fn differs(&self, node: NodeId, from: Option<(LogId, u64)>) {
+        self.0.lock().entry(node).or_default().differs = from;
     }
 
     pub(super) fn of(&self, node: NodeId) -> Contact {

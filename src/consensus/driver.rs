@@ -6,12 +6,14 @@ use super::{
     Addresses, Change, ChangeError, Confirm, Failed, Fate, Leader, Leadership, Member, MemberStatus, Observe, Progress,
     Respond, StateMachine, Status, Stopped, Storage,
     adapter::Adapter,
+    agreement::{Agreement, Verdict},
     changes::Changes,
     contacts::Contacts,
     disk_log::DiskLog,
     membership::{decode_stored, is_alone},
     peers::Peers,
     serve::{Inbound, Server},
+    snapshots::Captures,
     store::{Kept, LogStore, Reads},
     types::{self, Command, Owed, Peer, Raft, Reply},
 };
@@ -21,6 +23,7 @@ use crate::{
     peer::{Connection, PeerError},
     txn,
     types::{LogId, NodeId, Term},
+    wire::peer::Lane,
 };
 use bytes::Bytes;
 use openraft::{
@@ -137,9 +140,10 @@ impl Group {
         self.shown.is_voter.load(Ordering::Acquire)
     }
 
-    /// Serves a member's connection for consensus, until it ends.
-    pub async fn serve(&self, connection: Connection) -> Result<(), PeerError> {
+    /// Serves a member's connection for consensus, or one that a snapshot comes on, until it ends.
+    pub async fn serve(&self, connection: Connection, lane: Lane) -> Result<(), PeerError> {
         match self.shown.inbound.get() {
+            Some(inbound) if lane == Lane::Snapshot => inbound.take_snapshot(connection).await,
             Some(inbound) => inbound.serve(connection).await,
             None => Err(PeerError::Protocol("this node is not ready".into())),
         }
@@ -183,7 +187,7 @@ impl Group {
             env: env.clone(),
             log: log.clone(),
             node: member.node,
-            peers: Peers { dialer: member.dialer, contacts: Arc::default() },
+            peers: Peers { dialer: member.dialer, contacts: Arc::default(), captures: Captures::new(env) },
             addresses: member.addresses,
             founds: member.founds,
             log_keep_bytes: member.log_keep_bytes,
@@ -283,6 +287,7 @@ impl<M: StateMachine> Start<M> {
         match self.open().await {
             Ok((raft, mut driver)) => {
                 let ended = tokio::select! {
+                    biased;
                     ended = driver.run(&raft, &mut messages) => ended,
                     failed = log_ends(&mut writing) => Err(failed),
                 };
@@ -310,8 +315,10 @@ impl<M: StateMachine> Start<M> {
     async fn open(self) -> Result<(OpenRaft<M>, Driver<M>), (Failed, Stopped)> {
         let Start { env, log, node, peers, store, machine, observe, stopped, reads, queue, shown, .. } = self;
         let (has_peers, contacts) = (peers.dialer.is_some(), Arc::clone(&peers.contacts));
-        let adapter = Adapter::new(machine.clone(), node, queue.clone());
-        let kept = store.kept();
+        let agreement = Arc::new(Agreement::default());
+        let (kept, captures) = (store.kept(), peers.captures.clone());
+        let (of_adapter, sent) = (kept.clone(), captures.clone());
+        let adapter = Adapter::new(machine.clone(), node, queue.clone(), Arc::clone(&agreement), sent, of_adapter);
         let begin = async {
             let config = config(node).validate().map_err(|error| Failed(error.to_string()))?;
             let raft = OpenRaft::<M>::new(node.0, Arc::new(config), peers, store, adapter).await;
@@ -322,7 +329,13 @@ impl<M: StateMachine> Start<M> {
         match begin.await {
             Ok(raft) => {
                 let leads = raft.server_metrics();
-                let inbound = Server { raft: raft.clone(), machine: machine.clone() };
+                let inbound = Server {
+                    raft: raft.clone(),
+                    machine: machine.clone(),
+                    agreement: Arc::clone(&agreement),
+                    queue: queue.clone(),
+                    env: env.clone(),
+                };
                 // Nobody else sets it.
                 let _ = shown.inbound.set(Arc::new(inbound));
                 let changes = Changes { env: env.clone(), node, raft: raft.clone(), contacts: Arc::clone(&contacts) };
@@ -332,6 +345,7 @@ impl<M: StateMachine> Start<M> {
                     node,
                     has_peers,
                     contacts,
+                    agreement,
                     changes,
                     changing: false,
                     queue,
@@ -339,6 +353,7 @@ impl<M: StateMachine> Start<M> {
                     waiting: Vec::new(),
                     shown,
                     kept,
+                    captures,
                     log_keep_bytes: self.log_keep_bytes,
                     aside_above: self.aside_above,
                     aside_above_alone: self.aside_above_alone,
@@ -395,6 +410,7 @@ struct Driver<M: StateMachine> {
     node: NodeId,
     has_peers: bool,
     contacts: Arc<Contacts>,
+    agreement: Arc<Agreement>,
     changes: Changes<M>,
     /// Whether a change is being made, by command or by itself: one at a time.
     changing: bool,
@@ -405,6 +421,7 @@ struct Driver<M: StateMachine> {
     waiting: Vec<Confirm>,
     shown: Arc<Shown>,
     kept: Kept,
+    captures: Captures,
     log_keep_bytes: u64,
     aside_above: Arc<AtomicU64>,
     aside_above_alone: u64,
@@ -451,6 +468,7 @@ impl<M: StateMachine> Driver<M> {
                     tick = self.next_tick();
                     self.keep_up();
                     self.tell_unheard();
+                    self.compare()?;
                     self.purge(raft).await?;
                 }
             }
@@ -576,6 +594,31 @@ impl<M: StateMachine> Driver<M> {
             .detach();
     }
 
+    /// Holds what members have reported of their state against this one.
+    fn compare(&mut self) -> Result<(), Failed> {
+        let metrics = self.leads.borrow_watched().clone();
+        if metrics.state != ServerState::Leader {
+            return Ok(());
+        }
+        let membership = metrics.membership_config.membership();
+        match self.agreement.judge(self.node, membership, &self.contacts) {
+            Verdict::Agreed => Ok(()),
+            Verdict::Others(others) => {
+                for node in others {
+                    let Some(report) = self.contacts.of(node).report else { continue };
+                    error!(self.log, "a member has come to another state than the majority; it is told to stop";
+                        "node" => node.0, "entry" => %report.applied);
+                    self.contacts.differs(node, self.agreement.at(report.applied));
+                }
+                Ok(())
+            }
+            Verdict::Own(other) => Err(Failed(format!(
+                "this replica and node {} have come to different states, and no majority has what this one has",
+                other.0
+            ))),
+        }
+    }
+
     /// Says in the log when a member is not heard any more, and when it is again.
     fn tell_unheard(&mut self) {
         let metrics = self.leads.borrow_watched().clone();
@@ -610,6 +653,7 @@ impl<M: StateMachine> Driver<M> {
         let alone = members.is_ok_and(|members| members == 1);
         let needed = if alone { u64::MAX } else { self.needed_by_others() };
         let target = stored.index.min(needed.max(self.kept.first_within(self.log_keep_bytes)));
+        let target = target.min(self.captures.needs().unwrap_or(u64::MAX));
         if self.purged.is_some_and(|purged| target <= purged) {
             return Ok(());
         }

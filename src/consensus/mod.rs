@@ -21,6 +21,7 @@
 //! bad day, on command.
 
 mod adapter;
+mod agreement;
 mod changes;
 mod contacts;
 mod disk_log;
@@ -28,9 +29,11 @@ mod driver;
 mod membership;
 mod memory_log;
 mod peers;
+mod runtime;
 #[cfg(feature = "testing")]
 mod sequencer;
 mod serve;
+mod snapshots;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -43,6 +46,7 @@ pub use sequencer::Faults;
 use crate::{
     log,
     peer::Dialer,
+    storage::{Applied, Capture, Install, InstallError},
     txn::EntryResult,
     types::{LogId, NodeId, Term, Version},
 };
@@ -71,6 +75,20 @@ pub trait StateMachine: Clone + Send + Sync + 'static {
 
     /// How far it would come by itself after a crash: the log is needed only above.
     fn stored(&self) -> Position;
+
+    /// Everything as of the entry applied last, to be sent to another replica. Called by whoever applies.
+    fn capture(&self) -> Capture;
+
+    /// Begins to take what another replica has sent, or goes on with it: see [`Engine::begin_install`]. Blocks, and so does
+    /// what it gives; its end is called by whoever applies.
+    ///
+    /// [`Engine::begin_install`]: crate::storage::Engine::begin_install
+    fn begin_install(
+        &self,
+        id: [u8; 16],
+        applied: Applied,
+        membership: Bytes,
+    ) -> Result<Box<dyn Install>, InstallError>;
 }
 
 /// How far a state machine has come.

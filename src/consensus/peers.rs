@@ -6,12 +6,13 @@
 use super::{
     contacts::Contacts,
     disk_log,
+    snapshots::{self, Captures, Data},
     types::{Peer, Raft, RaftVote, Snapshot, of_peer_vote, ours, peer_vote, theirs},
 };
 use crate::{
     env::{BoxFuture, Env, Moment},
     peer::{Connection, Dialer, PeerError},
-    types::NodeId,
+    types::{LogId, NodeId},
     wire::{
         Frame, Kind, WireError,
         peer::{
@@ -57,6 +58,7 @@ pub(super) struct Peers {
     /// `None` for a group that has no peers and never will.
     pub(super) dialer: Option<Dialer>,
     pub(super) contacts: Arc<Contacts>,
+    pub(super) captures: Captures,
 }
 
 impl RaftNetworkFactory<Raft> for Peers {
@@ -66,6 +68,7 @@ impl RaftNetworkFactory<Raft> for Peers {
         Link {
             dialer: self.dialer.clone(),
             contacts: Arc::clone(&self.contacts),
+            captures: self.captures.clone(),
             target: NodeId(target),
             address: node.address.clone(),
             connection: Mutex::new(None),
@@ -78,6 +81,7 @@ impl RaftNetworkFactory<Raft> for Peers {
 pub(super) struct Link {
     dialer: Option<Dialer>,
     contacts: Arc<Contacts>,
+    captures: Captures,
     target: NodeId,
     address: String,
     /// Only while nothing is awaited on it: a call that is given up takes its connection with it.
@@ -95,7 +99,7 @@ fn rpc_error(error: &PeerError) -> RPCError<Raft> {
 }
 
 /// The payload of an answer.
-fn payload_of(frame: Frame) -> Result<Bytes, PeerError> {
+pub(super) fn payload_of(frame: Frame) -> Result<Bytes, PeerError> {
     match frame.kind {
         Kind::Response => Ok(frame.payload),
         Kind::Error => Err(match WireError::decode(&frame.payload) {
@@ -106,11 +110,11 @@ fn payload_of(frame: Frame) -> Result<Bytes, PeerError> {
     }
 }
 
-fn decoded<T>(read: Result<T, crate::wire::DecodeError>) -> Result<T, PeerError> {
+pub(super) fn decoded<T>(read: Result<T, crate::wire::DecodeError>) -> Result<T, PeerError> {
     read.map_err(|error| PeerError::Protocol(error.to_string()))
 }
 
-fn closed() -> PeerError {
+pub(super) fn closed() -> PeerError {
     PeerError::Io(std::io::ErrorKind::UnexpectedEof.into())
 }
 
@@ -172,7 +176,7 @@ impl Link {
     }
 }
 
-fn append_of(request: AppendEntriesRequest<Raft>) -> Append {
+fn append_of(request: AppendEntriesRequest<Raft>, chain: Option<(LogId, u64)>) -> Append {
     let AppendEntriesRequest { vote, prev_log_id, entries, leader_commit } = request;
     let entries = entries.into_iter().map(|entry| {
         let entry = disk_log::encode(entry);
@@ -182,7 +186,7 @@ fn append_of(request: AppendEntriesRequest<Raft>) -> Append {
         vote: peer_vote(&vote),
         previous: prev_log_id.as_ref().map(ours),
         committed: leader_commit.as_ref().map(ours),
-        chain: None,
+        chain,
         entries: entries.collect(),
     }
 }
@@ -196,14 +200,14 @@ fn append_result(result: AppendResult) -> StreamAppendResult<Raft> {
 }
 
 impl RaftNetworkV2<Raft> for Link {
-    type SnapshotData = ();
+    type SnapshotData = Data;
 
     async fn append_entries(
         &mut self,
         request: AppendEntriesRequest<Raft>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Raft>, RPCError<Raft>> {
-        let append = append_of(request);
+        let append = append_of(request, self.contacts.of(self.target).differs);
         let asked = async {
             let payload = self.call(PeerOpcode::Append, option.soft_ttl(), |out| append.encode(out)).await?;
             decoded(AppendReply::decode(&payload))
@@ -254,13 +258,17 @@ impl RaftNetworkV2<Raft> for Link {
 
     async fn full_snapshot(
         &mut self,
-        _vote: RaftVote,
-        _snapshot: Snapshot,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: RaftVote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Raft>, StreamingError<Raft>> {
-        let error = PeerError::Protocol("no snapshots yet".into());
-        Err(StreamingError::Unreachable(unreachable(&error)))
+        let Some(dialer) = self.dialer.clone() else {
+            let error = PeerError::Protocol("this group has no peers".into());
+            return Err(StreamingError::Unreachable(unreachable(&error)));
+        };
+        let (target, address, captures) = (self.target, self.address.clone(), self.captures.clone());
+        snapshots::send(dialer, target, address, vote, snapshot, captures, cancel).await
     }
 
     async fn transfer_leader(
@@ -316,7 +324,7 @@ impl<S: Stream<Item = AppendEntriesRequest<Raft>> + Unpin> Appending<'_, S> {
                 Poll::Pending => return,
                 Poll::Ready(None) => self.input = None,
                 Poll::Ready(Some(request)) => {
-                    let append = append_of(request);
+                    let append = append_of(request, self.link.contacts.of(self.link.target).differs);
                     self.link.last_request += 1;
                     let id = self.link.last_request;
                     connection.put(Kind::Request, PeerOpcode::Append.number(), id, |out| append.encode(out));

@@ -4,13 +4,16 @@
 //! many being under way. Everything else on the connection is answered one by one.
 
 use super::{
-    StateMachine,
+    Failed, StateMachine,
     adapter::Adapter,
+    agreement::Agreement,
     disk_log,
+    driver::{Message, Queue},
+    snapshots,
     types::{Raft, of_peer_vote, ours, peer_vote, theirs},
 };
 use crate::{
-    env::BoxFuture,
+    env::{BoxFuture, Env},
     log::LogEntry,
     peer::{Connection, PeerError},
     wire::{
@@ -31,6 +34,7 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 use tokio::sync::mpsc;
@@ -41,17 +45,33 @@ const APPENDS_MAX: usize = 256;
 /// Serves a member's connection for consensus until it ends.
 pub(super) trait Inbound: Send + Sync {
     fn serve(&self, connection: Connection) -> BoxFuture<Result<(), PeerError>>;
+    /// The same for the one that a snapshot comes on.
+    fn take_snapshot(&self, connection: Connection) -> BoxFuture<Result<(), PeerError>>;
 }
 
 pub(super) struct Server<M: StateMachine> {
     pub(super) raft: openraft::Raft<Raft, Adapter<M>>,
     pub(super) machine: M,
+    pub(super) agreement: Arc<Agreement>,
+    pub(super) queue: Queue,
+    pub(super) env: Env,
 }
 
 impl<M: StateMachine> Inbound for Server<M> {
     fn serve(&self, connection: Connection) -> BoxFuture<Result<(), PeerError>> {
-        let serving = Serving { raft: self.raft.clone(), machine: self.machine.clone(), connection, appends: None };
+        let serving = Serving {
+            raft: self.raft.clone(),
+            machine: self.machine.clone(),
+            agreement: Arc::clone(&self.agreement),
+            queue: self.queue.clone(),
+            connection,
+            appends: None,
+        };
         Box::pin(serving.run())
+    }
+
+    fn take_snapshot(&self, connection: Connection) -> BoxFuture<Result<(), PeerError>> {
+        Box::pin(snapshots::receive(self.env.clone(), self.raft.clone(), self.machine.clone(), connection))
     }
 }
 
@@ -77,6 +97,8 @@ struct Appends {
 struct Serving<M: StateMachine> {
     raft: openraft::Raft<Raft, Adapter<M>>,
     machine: M,
+    agreement: Arc<Agreement>,
+    queue: Queue,
     connection: Connection,
     appends: Option<Appends>,
 }
@@ -153,7 +175,19 @@ impl<M: StateMachine> Serving<M> {
     }
 
     async fn append(&mut self, frame: &Frame) -> Done {
-        let request = match Append::decode(&frame.payload).map_err(refused).and_then(request_of) {
+        let append = match Append::decode(&frame.payload) {
+            Ok(append) => append,
+            Err(error) => return Ok(Err(refused(error))),
+        };
+        if let Some((log_id, chain)) = append.chain
+            && self.agreement.compare(log_id, chain) == Some(false)
+        {
+            let what =
+                format!("a majority has come to another state after entry {log_id}; this replica must be replaced");
+            self.queue.send(Message::Failed(Failed(what.clone())));
+            return Err(PeerError::Protocol(what));
+        }
+        let request = match request_of(append) {
             Ok(request) => request,
             Err(error) => return Ok(Err(error)),
         };

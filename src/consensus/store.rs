@@ -146,6 +146,15 @@ impl Kept {
         .map(|log_id| log_id.index)
     }
 
+    /// The index up to which entries are gone.
+    pub(super) fn purged(&self) -> Option<u64> {
+        match &self.entries {
+            Entries::Memory(log) => log.lock().purged(),
+            Entries::Disk(log) => log.purged(),
+        }
+        .map(|log_id| log_id.index)
+    }
+
     /// Entries up to this index are more than `bytes` before the end of what was appended since the start; 0 if none is.
     pub(super) fn first_within(&self, bytes: u64) -> u64 {
         let mut marks = self.marks.lock();

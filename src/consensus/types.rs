@@ -26,8 +26,8 @@ pub(super) type RaftStoredMembership = openraft::StoredMembership<Leader, u64, P
 pub(super) type Payload = EntryPayload<Command, u64, Peer>;
 pub(super) type RaftEntry = openraft::Entry<Leader, Payload>;
 pub(super) type SnapshotMeta = openraft::SnapshotMeta<Leader, u64, Peer>;
-/// A snapshot as openraft passes it about: what it is of. Its data are made when they are sent.
-pub(super) type Snapshot = openraft::Snapshot<Leader, u64, Peer, ()>;
+/// A snapshot as openraft passes it about.
+pub(super) type Snapshot = openraft::Snapshot<Leader, u64, Peer, super::snapshots::Data>;
 
 impl RaftTypeConfig for Raft {
     type D = Command;
@@ -39,7 +39,7 @@ impl RaftTypeConfig for Raft {
     type Vote = RaftVote;
     type Payload = Payload;
     type Entry = RaftEntry;
-    type AsyncRuntime = openraft_rt_tokio::TokioRuntime;
+    type AsyncRuntime = super::runtime::Runtime;
     type Responder<T>
         = Reply<T>
     where

@@ -20,6 +20,8 @@ pub trait Files: Send + Sync {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a directory, which is empty.
+    fn remove_directory(&self, path: &Path) -> io::Result<()>;
     /// Makes names in a directory durable.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
     /// Takes the lock of a file, made if it is not there, for as long as the result lives; an error of kind `WouldBlock`
@@ -78,6 +80,10 @@ impl Files for RealFiles {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+
+    fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
@@ -165,7 +171,9 @@ mod tests {
         assert!(files.lock(&path).is_ok());
         files.remove(&path).expect("it is removed");
         assert_eq!(files.read(&directory.join("b")).expect("it is read"), b"\0\0he");
+        assert!(files.remove_directory(&directory).is_err(), "it is not empty");
         files.remove(&directory.join("b")).expect("it is removed");
-        fs::remove_dir(&directory).expect("it is empty");
+        files.remove_directory(&directory).expect("it is empty");
+        assert!(files.list(&directory).is_err());
     }
 }

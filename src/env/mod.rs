@@ -4,10 +4,14 @@
 //! runs under a simulator: one thread, virtual time, faults by seed. Nothing above names `std::time`, `std::fs`,
 //! `std::thread`, `tokio::time` or `tokio::spawn` for these; `tests/tidy.rs` says so.
 
+#[cfg(feature = "testing")]
+mod current;
 mod files;
 mod net;
 mod real;
 
+#[cfg(feature = "testing")]
+pub use current::{Entered, current, enter};
 pub use files::{File, Files, Lock};
 pub use net::{Listener, Socket, accept};
 

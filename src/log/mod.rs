@@ -323,6 +323,12 @@ impl Log {
         self.0.state.lock().last()
     }
 
+    /// The last entry that is durable, in the same sense: what a crash leaves ends there or later.
+    #[must_use]
+    pub fn durable(&self) -> Option<LogId> {
+        self.0.state.lock().durable()
+    }
+
     /// Entries up to here are gone.
     #[must_use]
     pub fn purged(&self) -> Option<LogId> {

@@ -44,6 +44,8 @@ pub(super) struct Ticket(u64);
 pub(super) struct State {
     vote: Option<Vote>,
     purged: Option<LogId>,
+    /// Where the log ends on disk.
+    durable: Option<LogId>,
     failed: Option<LogError>,
     /// Entries behind the purge point, without a gap.
     slots: VecDeque<Slot>,
@@ -66,6 +68,7 @@ impl State {
         State {
             vote: recovered.vote,
             purged: recovered.purged,
+            durable: recovered.last,
             failed: None,
             slots: entries.into_iter().map(|(id, place)| Slot { id, place: Ok(place) }).collect(),
             cache: VecDeque::new(),
@@ -85,6 +88,15 @@ impl State {
 
     pub(super) fn last(&self) -> Option<LogId> {
         self.slots.back().map(|slot| slot.id).or(self.purged)
+    }
+
+    pub(super) fn durable(&self) -> Option<LogId> {
+        self.durable
+    }
+
+    /// What was written ends there.
+    pub(super) fn set_durable(&mut self, last: Option<LogId>) {
+        self.durable = last;
     }
 
     pub(super) fn failed(&self) -> Option<&LogError> {

@@ -246,7 +246,9 @@ impl Writer {
         self.follow(messages);
         self.release();
         let segment = self.active().clone();
-        self.state.lock().placed(placings.into_iter().map(|placing| {
+        let mut state = self.state.lock();
+        state.set_durable(standing.last);
+        state.placed(placings.into_iter().map(|placing| {
             let Placing { index, ticket, at, length } = placing;
             (index, ticket, Place { segment: segment.clone(), group: offset, sequence, at, length })
         }));

@@ -143,7 +143,7 @@ struct Inner {
 
 impl Mailbox {
     /// Leaves completions and wakes the reader.
-    pub(super) fn deliver(&self, completions: impl IntoIterator<Item = Completion>) {
+    pub fn deliver(&self, completions: impl IntoIterator<Item = Completion>) {
         let waker = {
             let mut inner = self.inner.lock();
             inner.completions.extend(completions);

@@ -1,6 +1,9 @@
 //! Checking a data directory offline: every checksum and every rule, of the log, of the base, and of both together.
 
-use super::{Directory, RecoveryError, recovery::belong_together};
+use super::{
+    Directory, RecoveryError,
+    recovery::{BaseEnd, LogEnds, belong_together},
+};
 use crate::{
     env::Env,
     log,
@@ -46,8 +49,11 @@ pub fn check(env: &Env, directory: &Directory) -> Result<Checked, storage::OpenE
         false => None,
     };
     let torn = if log.is_sound() && base.is_empty() {
-        let at = marker.as_ref().and_then(|marker| marker.applied.log_id);
-        belong_together(at, log.purged, log.last, None).err()
+        let base = BaseEnd {
+            marker: marker.as_ref().and_then(|marker| marker.applied.log_id),
+            is_installed: marker.as_ref().is_some_and(|marker| marker.installed),
+        };
+        belong_together(base, LogEnds { purged: log.purged, last: log.last, vote: log.vote, at_marker: None }).err()
     } else {
         None
     };

@@ -23,6 +23,7 @@ use super::{
     decide::{Wait, single_key},
     expiry::Expiry,
     in_flight::InFlight,
+    level,
     metrics::Metrics,
     options::CommitterOptions,
     request::{Admitted, Item, Origin, Work},
@@ -30,8 +31,8 @@ use super::{
 use crate::{
     consensus::{Failed, Fate, Group, Leadership},
     env::{Env, Moment},
-    storage::{Engine, Pressure},
-    txn::{EntryBuilder, EntryResult, Resolver, ResolverOptions},
+    storage::{Engine, Pressure, Snapshot},
+    txn::{EntryBuilder, EntryResult, LEVEL_FIRST, Resolver, ResolverOptions},
     types::{IdempotencyPair, Term, Version},
 };
 use bytes::Bytes;
@@ -66,6 +67,8 @@ pub(super) enum Input {
     },
     Leadership(Leadership),
     Failed(Failed),
+    /// Every member knows this level.
+    Level(u16),
     /// Go on with what is queued.
     Again,
     Stop(oneshot::Sender<()>),
@@ -140,6 +143,8 @@ pub(super) struct Committer {
     inbox: mpsc::UnboundedSender<Input>,
     state: State,
     term: Term,
+    /// The state-machine level of the entries that are built.
+    level: u16,
     ready: bool,
     stopping: Option<oneshot::Sender<()>>,
     queue: VecDeque<Queued>,
@@ -190,6 +195,7 @@ impl Committer {
             inbox,
             state: State::Following,
             term: Term(0),
+            level: LEVEL_FIRST,
             ready: false,
             stopping: None,
             queue: VecDeque::new(),
@@ -247,6 +253,8 @@ impl Committer {
             Input::Confirmed { round, confirmed } => self.confirmed(round, confirmed),
             Input::Leadership(leadership) => self.leadership(leadership),
             Input::Failed(failed) => self.failed(&failed),
+            // A new leader has read it, and entries that follow have it sooner or later.
+            Input::Level(level) => self.level = self.level.max(level),
             Input::Again => {}
             Input::Stop(stopped) => self.stopping = Some(stopped),
         }
@@ -317,9 +325,9 @@ impl Committer {
     /// The entry being built, begun if there is none.
     pub(super) fn building(&mut self) -> &mut Building {
         let (next, floor) = (self.next_version, self.expiry.floor());
-        let (env, capacity) = (&self.env, self.entry_bytes_likely);
+        let (env, capacity, level) = (&self.env, self.entry_bytes_likely, self.level);
         self.building.get_or_insert_with(|| Building {
-            builder: EntryBuilder::new(next, env.wall_ms(), floor, capacity),
+            builder: EntryBuilder::new(next, env.wall_ms(), floor, capacity).at_level(level),
             groups: Vec::new(),
             pairs: Vec::new(),
         })
@@ -455,6 +463,10 @@ impl Committer {
         self.metrics.leading.store(leadership.ready, Ordering::Relaxed);
         self.term = leadership.term;
         self.ready = leadership.ready;
+        if self.ready {
+            // Its state is complete. A store that cannot be read fails with the first thing that is decided.
+            self.level = level::active(&Snapshot::now(&self.engine)).unwrap_or(self.level);
+        }
         self.state = State::Draining;
         if let Some(building) = self.building.take() {
             self.refuse_waits(building.groups, building.pairs, &Refusal::NotApplied);

@@ -3,7 +3,7 @@
 use super::history::History;
 use crate::{
     consensus::{Failed, Position, StateMachine},
-    storage::{self, Applied, Engine},
+    storage::{self, Applied, Capture, Engine, Install, InstallError},
     txn::{self, EntryResult},
     types::LogId,
 };
@@ -65,5 +65,18 @@ impl StateMachine for Machine {
 
     fn stored(&self) -> Position {
         position(|| self.engine.stored(), || self.engine.stored_membership())
+    }
+
+    fn capture(&self) -> Capture {
+        Capture::now(&self.engine)
+    }
+
+    fn begin_install(
+        &self,
+        id: [u8; 16],
+        applied: Applied,
+        membership: Bytes,
+    ) -> Result<Box<dyn Install>, InstallError> {
+        Arc::clone(&self.engine).begin_install(id, applied, membership)
     }
 }

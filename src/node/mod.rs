@@ -15,6 +15,7 @@ mod expiry;
 mod forward;
 mod history;
 mod in_flight;
+mod level;
 mod machine;
 mod metrics;
 mod options;
@@ -31,7 +32,7 @@ pub use forward::Forwarded;
 pub use history::HistoryOptions;
 pub use metrics::Metrics;
 pub use options::{AdmissionOptions, CommitterOptions, LOG_KEEP_BYTES_DEFAULT, NodeOptions};
-pub use recovery::{Recovered, RecoveryError, StorageOptions, recover};
+pub use recovery::{Recovered, RecoveryError, StorageOptions, recover, recover_over};
 pub use request::{Batch, Evaluation, EvaluationError, Item, Keyed, Work};
 pub use view::{EVALUATION_ROWS_MAX, Overgrown, View, Visit};
 
@@ -43,6 +44,7 @@ use crate::{
     storage::{Engine, Snapshot},
     txn,
     types::{ClusterId, NodeId, Version},
+    wire::peer::Lane,
 };
 use committer::{Committer, Input};
 use forward::Forwarder;
@@ -200,8 +202,8 @@ impl Node {
             node.forwarder = Some(forwarder);
             node.tasks.get_mut().push(env.spawn("freshness", keep_fresh(reader)));
         }
-        if node.disk_log.is_some() {
-            let keep = keep_storing(env.clone(), Arc::clone(&node.engine), node.group.clone());
+        if let Some(disk_log) = node.disk_log.clone() {
+            let keep = keep_storing(env.clone(), Arc::clone(&node.engine), disk_log, node.group.clone());
             let storing = env.spawn_on_thread("storage", keep);
             let group = node.group.clone();
             node.tasks.get_mut().push(env.spawn("storage watch", async move {
@@ -330,6 +332,12 @@ impl Node {
         self.forwarder.is_some() && !self.leads()
     }
 
+    /// Whether other nodes can reach this one, so that it is, or can become, one of several.
+    #[must_use]
+    pub fn has_peers(&self) -> bool {
+        self.forwarder.is_some()
+    }
+
     /// Sends a request to whoever leads; its answer comes to the mailbox. Gives it back when too much is under way.
     pub fn forward(&self, forwarded: Forwarded) -> Result<(), Forwarded> {
         match &self.forwarder {
@@ -338,9 +346,9 @@ impl Node {
         }
     }
 
-    /// Serves a member's connection for consensus, until it ends.
-    pub async fn serve_peer(&self, connection: Connection) -> Result<(), PeerError> {
-        self.group.serve(connection).await
+    /// Serves a member's connection for consensus, or one that a snapshot comes on, until it ends.
+    pub async fn serve_peer(&self, connection: Connection, lane: Lane) -> Result<(), PeerError> {
+        self.group.serve(connection, lane).await
     }
 
     /// Changes the membership, or who leads.
@@ -414,6 +422,13 @@ impl Node {
     #[must_use]
     pub fn log_metrics(&self) -> Option<&log::Metrics> {
         self.disk_log.as_ref().map(Log::metrics)
+    }
+
+    /// The log on disk, for whoever checks what it holds.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn log(&self) -> Option<&Log> {
+        self.disk_log.as_ref()
     }
 
     /// Requests and bytes that wait for the committer.
@@ -528,8 +543,9 @@ async fn keep_history(env: Env, engine: Arc<dyn Engine>, history: Arc<History>, 
 }
 
 /// Lets the engine store what was written, on a thread where it may block. A failure of it ends the node.
-async fn keep_storing(env: Env, engine: Arc<dyn Engine>, group: Group) {
+async fn keep_storing(env: Env, engine: Arc<dyn Engine>, disk_log: Log, group: Group) {
     loop {
+        engine.set_durable(disk_log.durable());
         match engine.maintain() {
             Ok(true) => tokio::task::yield_now().await,
             Ok(false) => env.sleep(MAINTAIN_EVERY).await,

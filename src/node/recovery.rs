@@ -9,12 +9,27 @@
 //! index is the marker's. Then the entries above the marker are applied again once the group knows that they are
 //! committed, which a group of one knows when it leads. Anything else means that a part was lost or exchanged, and is
 //! refused.
+//!
+//! But for one case. A snapshot of another replica becomes the store in one step, and the log is purged up to it in another;
+//! a crash between the two leaves a log that ends below the snapshot, or went on there without those who committed it:
+//!
+//! ```text
+//! log      purged ─────────── entries ──> last
+//! store                                            marker, of a snapshot
+//! ```
+//!
+//! Such a log is *superseded*: everything committed that it holds is in the snapshot. It is emptied and purged up to the
+//! marker, as would have been done without the crash, and keeps its vote. It is known from one that was lost by that vote:
+//! before a node takes a snapshot it has voted, or has seen a leader, in the term of its entries or later.
+
+#[cfg(test)]
+mod tests;
 
 use super::Directory;
 use crate::{
     consensus::Storage,
     env::Env,
-    log::{self, Log, LogOptions, Owner},
+    log::{self, Log, LogOptions, Owner, Vote},
     storage::{self, DurableEngine, DurableOptions, Engine},
     types::LogId,
 };
@@ -79,9 +94,20 @@ pub fn recover(
     directory: &Directory,
     options: StorageOptions,
 ) -> Result<Recovered, RecoveryError> {
+    let engine = DurableEngine::open(env, &directory.base(), options.engine)?;
+    recover_over(env, logger, directory, options, engine)
+}
+
+/// The same over a store that was opened elsewhere.
+pub fn recover_over(
+    env: &Env,
+    logger: &Logger,
+    directory: &Directory,
+    options: StorageOptions,
+    engine: DurableEngine,
+) -> Result<Recovered, RecoveryError> {
     let begun = env.now();
     let identity = directory.identity();
-    let engine = DurableEngine::open(env, &directory.base(), options.engine)?;
     let mut log_options = LogOptions::new(Owner { cluster: identity.cluster, node: identity.node });
     log_options.segment_bytes = options.log_segment_bytes.unwrap_or(log_options.segment_bytes);
     log_options.cache_bytes_max = options.log_cache_bytes_max.unwrap_or(log_options.cache_bytes_max);
@@ -90,65 +116,75 @@ pub fn recover(
         warn!(logger, "the log ended in a write that was never acknowledged; it was cut";
             "file" => %cut.path.display(), "offset" => cut.offset, "bytes" => cut.bytes);
     }
-    let marker = engine.applied().log_id;
+    let base = BaseEnd { marker: engine.applied().log_id, is_installed: engine.is_installed() };
+    let marker = base.marker;
     let at_marker = match marker.filter(|marker| log.purged().is_none_or(|purged| purged.index < marker.index)) {
         Some(marker) => log.read(marker.index, marker.index.saturating_add(1), 1)?.first().map(|entry| entry.id),
         None => None,
     };
-    belong_together(marker, log.purged(), log.last(), at_marker)?;
+    let ends = LogEnds { purged: log.purged(), last: log.last(), vote: log.vote(), at_marker };
+    if let (Fit::Superseded, Some(marker)) = (belong_together(base, ends)?, marker) {
+        warn!(logger, "the log was superseded by a snapshot and is emptied";
+            "snapshot_at" => %marker, "log_ends" => name(ends.last));
+        // Durable before anything that comes later, for all of it is one queue; whoever waits for that hears of a failure.
+        log.truncate_after(None, Box::new(|_| {}));
+        log.purge(marker, Box::new(|_| {}));
+    }
+    let last = log.last();
     let first = marker.map_or(0, |marker| marker.index + 1);
-    let entries = recovered.last.map_or(0, |last| (last.index + 1).saturating_sub(first));
+    let entries = last.map_or(0, |last| (last.index + 1).saturating_sub(first));
     info!(logger, "opened"; "directory" => %directory.path().display(), "version" => engine.visible().0,
-        "base_at" => name(marker), "log_ends" => name(recovered.last), "entries_to_apply" => entries,
+        "base_at" => name(marker), "log_ends" => name(last), "entries_to_apply" => entries,
         "ms" => (env.now() - begun).as_millis());
-    Ok(Recovered { engine: Arc::new(engine), storage: Storage::Disk(log, writing), last: recovered.last })
+    Ok(Recovered { engine: Arc::new(engine), storage: Storage::Disk(log, writing), last })
 }
 
-/// Checks that the log goes on where the store ends. `at_marker` is the log's entry at the marker's index, where it is
-/// known.
-pub(super) fn belong_together(
-    marker: Option<LogId>,
-    purged: Option<LogId>,
-    last: Option<LogId>,
-    at_marker: Option<LogId>,
-) -> Result<(), RecoveryError> {
+/// Where a base ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BaseEnd {
+    pub(super) marker: Option<LogId>,
+    /// See [`storage::Marker::installed`].
+    pub(super) is_installed: bool,
+}
+
+/// What a log has to say of itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LogEnds {
+    pub(super) purged: Option<LogId>,
+    pub(super) last: Option<LogId>,
+    pub(super) vote: Option<Vote>,
+    /// The entry at the marker's index, where it is known.
+    pub(super) at_marker: Option<LogId>,
+}
+
+/// How a log and a base belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// The log goes on where the base ends.
+    GoesOn,
+    /// Everything in the log is of no use any more.
+    Superseded,
+}
+
+/// Checks that the log goes on where the base ends, or was superseded by it.
+pub(super) fn belong_together(base: BaseEnd, log: LogEnds) -> Result<Fit, RecoveryError> {
+    let (BaseEnd { marker, is_installed }, LogEnds { purged, last, vote, at_marker }) = (base, log);
     let torn = |what| RecoveryError::Torn { what, marker, purged, last };
     let index = |log_id: Option<LogId>| log_id.map(|log_id| log_id.index);
+    let is_other = |log_id: LogId| marker.is_some_and(|marker| marker.index == log_id.index && marker != log_id);
     if index(purged) > index(marker) {
         return Err(torn("entries between them are gone"));
     }
-    if index(last) < index(marker) {
+    let (is_below, is_another) = (index(last) < index(marker), [last, at_marker].into_iter().flatten().any(is_other));
+    let has_voted = vote.is_some_and(|vote| marker.is_some_and(|marker| vote.term >= marker.term));
+    if is_installed && has_voted && (is_below || is_another) && !purged.is_some_and(is_other) {
+        return Ok(Fit::Superseded);
+    }
+    if is_below {
         return Err(torn("the log ends below what the base has applied"));
     }
-    let known = [purged, last, at_marker].into_iter().flatten();
-    if known.into_iter().any(|log_id| marker.is_some_and(|marker| marker.index == log_id.index && marker != log_id)) {
+    if is_another || purged.is_some_and(is_other) {
         return Err(torn("the entry that the base has applied last is another in the log"));
     }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::{NodeId, Term};
-
-    fn at(term: u64, index: u64) -> Option<LogId> {
-        Some(LogId { term: Term(term), leader: NodeId(1), index })
-    }
-
-    #[test]
-    fn a_log_reaches_from_below_the_marker_to_above_it() {
-        let fits = |marker, purged, last, at_marker| belong_together(marker, purged, last, at_marker).is_ok();
-        assert!(fits(None, None, None, None), "both are new");
-        assert!(fits(None, None, at(1, 9), None), "nothing was stored yet");
-        assert!(fits(at(1, 5), at(1, 3), at(2, 9), at(1, 5)));
-        assert!(fits(at(1, 5), at(1, 5), at(1, 5), None), "everything is stored");
-        assert!(!fits(None, at(1, 3), at(1, 9), None), "the base was lost");
-        assert!(!fits(at(1, 5), at(1, 6), at(1, 9), None), "entries are missing");
-        assert!(!fits(at(1, 5), None, None, None), "the log was lost");
-        assert!(!fits(at(1, 5), None, at(1, 4), None), "the log's end was lost");
-        assert!(!fits(at(1, 5), at(1, 3), at(2, 9), at(2, 5)), "another history");
-        assert!(!fits(at(1, 5), at(2, 5), at(2, 9), None), "another history, purged");
-        assert!(!fits(at(1, 5), None, at(2, 5), None), "another history's end");
-    }
+    Ok(Fit::GoesOn)
 }

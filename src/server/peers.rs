@@ -10,10 +10,10 @@ use super::{
 use crate::{
     consensus::{Addresses, Change, ChangeError},
     env::{Env, Listener, Moment, Socket, Task, accept},
-    node::{Batch, Body, Evaluation, Item, Mailbox, Node, Refusal, Work},
+    node::{Batch, Body, Evaluation, EvaluationError, Item, Mailbox, Node, Overgrown, Refusal, Rejection, View, Work},
     peer::{self, Accepted, Connection, Dialer, Local, PeerError, Unwanted},
     txn::{self, Mutation},
-    types::{ClusterId, FullKey, KeyspaceId, NodeId},
+    types::{ClusterId, FullKey, KeyspaceId, NodeId, Version},
     wire::{
         ErrorCode, Kind, WireError,
         peer::{Join, Joined, Lane, PeerOpcode},
@@ -36,12 +36,19 @@ const CONNECTIONS_MAX: usize = 1_024;
 const FIRST_GIVEN: u64 = 2;
 /// How long whoever joins waits before it asks again.
 const JOIN_PAUSE: Duration = Duration::from_millis(200);
+/// How often a node that is elsewhere than others believe tells them.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 /// How long one member may take to answer whoever joins.
 const JOIN_MAX: Duration = Duration::from_secs(10);
 
 /// Where the next identity stands.
 fn next_node_key() -> FullKey {
     KeyspaceId::SYSTEM.full_key(b"M")
+}
+
+/// Where the identity stands that is reserved for whoever joins from an address.
+fn reserved_key(peer_address: &str) -> FullKey {
+    KeyspaceId::SYSTEM.full_key(&[b"m", peer_address.as_bytes()].concat())
 }
 
 /// Serves peers until its task is dropped.
@@ -96,12 +103,12 @@ impl Serving {
         };
         debug!(self.log, "peer"; "node" => hello.from.0, "lane" => ?hello.lane);
         let ended = match hello.lane {
-            Lane::Consensus | Lane::Snapshot => node.serve_peer(connection).await,
+            Lane::Consensus | Lane::Snapshot => node.serve_peer(connection, hello.lane).await,
             Lane::Requests => {
                 self.requests(connection, hello.from).await;
                 Ok(())
             }
-            Lane::Join => self.join(connection, hello.cluster).await,
+            Lane::Join => self.join(connection, hello.cluster, hello.level).await,
         };
         if let Err(error) = ended {
             debug!(self.log, "the connection of a peer ended"; "node" => hello.from.0, "reason" => %error);
@@ -114,11 +121,11 @@ impl Serving {
         Session::of_peer(connection, Arc::clone(&self.shared), control, log, 0).run().await;
     }
 
-    async fn join(&self, mut connection: Connection, cluster: ClusterId) -> Result<(), PeerError> {
+    async fn join(&self, mut connection: Connection, cluster: ClusterId, level: u16) -> Result<(), PeerError> {
         while let Some(frame) = connection.next().await? {
             let answer = match PeerOpcode::from_number(frame.opcode) {
                 Some(PeerOpcode::Join) if frame.kind == Kind::Request => match Join::decode(&frame.payload) {
-                    Ok(join) => self.take_in(join, cluster).await,
+                    Ok(join) => self.take_in(join, cluster, level).await,
                     Err(error) => Err(WireError::from(error)),
                 },
                 _ => Err(WireError::new(ErrorCode::UNKNOWN_OPCODE)),
@@ -134,7 +141,7 @@ impl Serving {
         Ok(())
     }
 
-    async fn take_in(&self, join: Join, cluster: ClusterId) -> Result<Joined, WireError> {
+    async fn take_in(&self, join: Join, cluster: ClusterId, level: u16) -> Result<Joined, WireError> {
         let node = &self.shared.node;
         let identity = node.identity();
         if !node.leads() {
@@ -143,8 +150,13 @@ impl Serving {
         if join.node != NodeId(0) && cluster != identity.cluster {
             return Err(WireError::new(ErrorCode::WRONG_CLUSTER));
         }
+        if level < node.level() {
+            let message = format!("the cluster is at state-machine level {}, and the node knows {level}", node.level());
+            return Err(WireError::new(ErrorCode::VERSION_UNSUPPORTED).with_message(message));
+        }
         let until = self.shared.env.now() + IDENTITY_MAX;
-        let given = if join.node == NodeId(0) { give_identity(node, until).await? } else { join.node };
+        let given =
+            if join.node == NodeId(0) { give_identity(node, &join.peer_address, until).await? } else { join.node };
         let addresses = Addresses { peer: join.peer_address, client: join.client_address };
         info!(self.log, "a node joins"; "node" => given.0, "peer_address" => &addresses.peer);
         match node.change(Change::Add { node: given, addresses }).await {
@@ -161,18 +173,50 @@ impl Serving {
     }
 }
 
-/// A fresh identity, by a transaction.
-async fn give_identity(node: &Node, until: Moment) -> Result<NodeId, WireError> {
-    let evaluation: Evaluation = Box::new(|view| {
-        let key = next_node_key();
-        let found = view.get(&key)?;
-        let next = found.and_then(|(_, value)| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
-        let given = next.unwrap_or(FIRST_GIVEN);
-        let value = (given + 1).to_be_bytes();
-        let overgrown = |error: crate::node::Overgrown| crate::node::Rejection::new(0, error.to_string());
-        view.write(Mutation::Put { key: &key, value: &value }).map_err(overgrown)?;
-        Ok(Bytes::copy_from_slice(&given.to_be_bytes()))
+/// An identity for the node that joins from this address: the one that was reserved for it, or a fresh one.
+async fn give_identity(node: &Node, peer_address: &str, until: Moment) -> Result<NodeId, WireError> {
+    let reserved = reserved_key(peer_address);
+    let evaluation: Evaluation = Box::new(move |view| {
+        if let Some((_, value)) = view.get(&reserved)? {
+            view.write(Mutation::Delete { key: &reserved }).map_err(overgrown)?;
+            return Ok(value);
+        }
+        next_identity(view)
     });
+    evaluate(node, evaluation, until).await.map(|(_, given)| given)
+}
+
+/// Reserves a fresh identity for the node that will join from this address, in place of one reserved for it before.
+pub(super) async fn reserve_identity(
+    node: &Node,
+    peer_address: &str,
+    until: Moment,
+) -> Result<(Version, NodeId), WireError> {
+    let reserved = reserved_key(peer_address);
+    let evaluation: Evaluation = Box::new(move |view| {
+        let given = next_identity(view)?;
+        view.write(Mutation::Put { key: &reserved, value: &given }).map_err(overgrown)?;
+        Ok(given)
+    });
+    evaluate(node, evaluation, until).await
+}
+
+fn overgrown(error: Overgrown) -> Rejection {
+    Rejection::new(ErrorCode::INTERNAL.0, error.to_string())
+}
+
+/// The next identity, in eight bytes; the counter goes on.
+fn next_identity(view: &mut View<'_>) -> Result<Bytes, EvaluationError> {
+    let key = next_node_key();
+    let found = view.get(&key)?;
+    let next = found.and_then(|(_, value)| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
+    let given = next.unwrap_or(FIRST_GIVEN);
+    view.write(Mutation::Put { key: &key, value: &(given + 1).to_be_bytes() }).map_err(overgrown)?;
+    Ok(Bytes::copy_from_slice(&given.to_be_bytes()))
+}
+
+/// Has the committer evaluate what gives an identity.
+async fn evaluate(node: &Node, evaluation: Evaluation, until: Moment) -> Result<(Version, NodeId), WireError> {
     let mailbox = Arc::new(Mailbox::default());
     let item = Item { request: 1, deadline: until, keyed: None, work: Work::Evaluate(evaluation) };
     let batch = Batch { mailbox: Arc::clone(&mailbox), block: Bytes::new(), items: vec![item] };
@@ -187,11 +231,11 @@ async fn give_identity(node: &Node, until: Moment) -> Result<NodeId, WireError> 
     answered.await;
     let result = answers.pop().map_or(Err(Refusal::Unknown), |completion| completion.result);
     let reply = result.map_err(|refusal| super::errors::of_refusal(refusal, false, false))?;
-    match reply.body {
+    let given = match &reply.body {
         Body::Payload(payload) => payload.as_ref().try_into().ok().map(u64::from_be_bytes).map(NodeId),
         _ => None,
-    }
-    .ok_or_else(|| WireError::new(ErrorCode::INTERNAL))
+    };
+    given.map(|given| (reply.version, given)).ok_or_else(|| WireError::new(ErrorCode::INTERNAL))
 }
 
 /// Why a node was not taken in.
@@ -231,7 +275,9 @@ pub async fn join(
             Err(PeerError::TurnedAway { code: code @ (ErrorCode::WRONG_CLUSTER | ErrorCode::WRONG_PORT), message }) => {
                 return Err(JoinError::Refused { address, reason: format!("{code}: {message}") });
             }
-            Err(PeerError::Refused(error)) if error.code == ErrorCode::WRONG_CLUSTER => {
+            Err(PeerError::Refused(error))
+                if matches!(error.code, ErrorCode::WRONG_CLUSTER | ErrorCode::VERSION_UNSUPPORTED) =>
+            {
                 return Err(JoinError::Refused { address, reason: error.message.into_owned() });
             }
             Err(error) => info!(log, "not taken in yet"; "member" => address, "reason" => %error),
@@ -239,6 +285,37 @@ pub async fn join(
         if named.is_none() {
             env.sleep(JOIN_PAUSE).await;
         }
+    }
+}
+
+/// Tells the other members where this one is, if they believe something else. Ends once they know.
+pub async fn announce(node: Arc<Node>, env: Env, log: Logger, addresses: Addresses) {
+    let identity = node.identity();
+    let local = Local { cluster: identity.cluster, node: identity.node, level: txn::LEVEL };
+    loop {
+        let status = node.status().await;
+        let own = status.members.iter().find(|member| member.node == identity.node);
+        if own.is_some_and(|own| own.addresses == addresses) {
+            return;
+        }
+        let others: Vec<String> = status
+            .members
+            .iter()
+            .filter(|member| member.node != identity.node && !member.addresses.peer.is_empty())
+            .map(|member| member.addresses.peer.clone())
+            .collect();
+        let change = Change::Add { node: identity.node, addresses: addresses.clone() };
+        if own.is_some() && node.leads() {
+            // What fails now is tried again.
+            let _ = node.change(change).await;
+        } else if own.is_some() && !others.is_empty() {
+            let told = join(&env, &log, &others, local, &addresses);
+            let until = env.now() + ANNOUNCE_EVERY;
+            if let Some(Err(error)) = env.until(until, told).await {
+                warn!(log, "the other members do not know where this node is"; "reason" => %error);
+            }
+        }
+        env.sleep(ANNOUNCE_EVERY).await;
     }
 }
 

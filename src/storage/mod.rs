@@ -28,13 +28,21 @@ mod pins;
 mod base;
 mod durable;
 
+mod capture;
+mod install;
+#[cfg(test)]
+mod tests;
+
+pub use capture::{Capture, CaptureTotals, CapturedPart, CapturedRow};
+pub use install::{Install, InstallError};
+
 pub(crate) use memory::prefetch;
 pub use memory::{MemoryEngine, MemoryOptions};
 pub use pins::{Pin, Pins};
 
 pub use base::{
-    Base, BaseError, BaseRow, BaseUsage, EachBaseRow, Finding, LsmBase, LsmOptions, Marker, MarkerError, OpenError,
-    RunRow, check_base, restore_base,
+    Base, BaseError, BaseRow, BaseSpace, BaseUsage, EachBaseRow, Finding, LsmBase, LsmOptions, Marker, MarkerError,
+    OpenError, RunRow, check_base, restore_base,
 };
 pub use durable::{DurableEngine, DurableOptions};
 
@@ -204,6 +212,11 @@ pub trait Engine: Send + Sync + 'static {
     /// The membership as of [`Engine::stored`].
     fn stored_membership(&self) -> Bytes;
 
+    /// Says how far the log is durable on this machine: nothing above is stored, for after a crash the log would end below
+    /// what is. An entry may be applied before that, when other replicas have it. Until somebody says so, everything that
+    /// is applied counts as durable.
+    fn set_durable(&self, last: Option<LogId>);
+
     /// Does a bounded piece of the work that storing needs: moves what was written lately to disk, or merges what is there.
     /// Blocks; called from one thread of its own, again and again. Returns whether work is left.
     fn maintain(&self) -> Result<bool, Error>;
@@ -215,7 +228,16 @@ pub trait Engine: Send + Sync + 'static {
     /// What it holds. O(1).
     fn usage(&self) -> Usage;
 
-    /// Makes everything applied so far durable, where the engine can.
+    /// Begins to take a snapshot of another replica, as it was after an entry that is not applied here; or goes on with it,
+    /// if parts under the same `id` are here already. What is here of another one is discarded. Blocks.
+    fn begin_install(
+        self: Arc<Self>,
+        id: [u8; 16],
+        applied: Applied,
+        membership: Bytes,
+    ) -> Result<Box<dyn Install>, InstallError>;
+
+    /// Makes everything applied so far durable, where the engine can, and as far as [`Engine::set_durable`] allows.
     fn persist(&self) -> Result<(), Error>;
 
     /// Ends the engine's own work. Reads and writes after it fail.

@@ -17,7 +17,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -29,6 +29,8 @@ pub struct Pins {
     horizon: AtomicU64,
     /// Copy of `Live::floor` that readers check without the lock. Stored before anything below it is cut or stored.
     floor: AtomicU64,
+    /// What these pins keep has been replaced as a whole: see [`Pins::end`].
+    has_ended: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +103,28 @@ impl Pins {
     #[must_use]
     pub fn floor(&self) -> Version {
         Version(self.floor.load(Ordering::SeqCst))
+    }
+
+    /// What is pinned here has been replaced as a whole, by a snapshot of another replica: pins keep nothing from now on.
+    pub(super) fn end(&self) {
+        self.has_ended.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether that has happened.
+    pub(super) fn have_ended(&self) -> bool {
+        self.has_ended.load(Ordering::SeqCst)
+    }
+
+    /// Refuses a pin that is of what was here before.
+    ///
+    /// # Panics
+    /// If it is of another engine, which is a defect.
+    pub(super) fn check(self: &Arc<Self>, pin: &Pin) -> Result<(), Error> {
+        if pin.is_of(self) {
+            return Ok(());
+        }
+        assert!(pin.pins.have_ended(), "a pin of another engine keeps nothing here");
+        Err(Error::Gone { asked: pin.version, horizon: self.floor() })
     }
 
     /// How many pins live, and the oldest of them.

@@ -2,7 +2,8 @@
 //!
 //! What a run brings is *pending* until its last row and its marker are there, and *durable* in one step then. A crash
 //! takes what is pending and leaves what is durable: [`SimulatedBase::crash`] gives the base as the next process finds it, and
-//! whoever holds an older one gets errors.
+//! whoever holds an older one gets errors. So it is with the writes into a space, and with the switch to it; what it has
+//! replaced is read by whoever had it, until the crash.
 //!
 //! ```
 //! use quantadb::{
@@ -20,11 +21,11 @@
 
 use super::generators::Random;
 use crate::{
-    storage::{Base, BaseError, BaseRow, BaseUsage, EachBaseRow, Marker, RunRow},
+    storage::{Base, BaseError, BaseRow, BaseSpace, BaseUsage, EachBaseRow, Marker, RunRow},
     types::{KeyRange, Version},
 };
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
@@ -47,6 +48,14 @@ pub enum BaseCall {
     Compact,
     /// [`Base::available`].
     Available,
+    /// [`Base::begin_space`].
+    BeginSpace,
+    /// [`Base::discard_space`].
+    DiscardSpace,
+    /// [`BaseSpace::write_rows`].
+    WriteRows,
+    /// [`BaseSpace::switch`].
+    Switch,
 }
 
 /// How it fails.
@@ -65,18 +74,36 @@ pub enum BaseFailure {
 pub struct SimulatedBase {
     state: Arc<Mutex<State>>,
     process: u64,
+    /// Which of the stores it reads.
+    store: u64,
 }
 
 #[derive(Debug)]
 struct State {
     process: u64,
-    rows: BTreeMap<(Bytes, Reverse<Version>), Option<Bytes>>,
-    marker: Option<Marker>,
-    bytes: u64,
+    /// The present one, those that it replaced and this process may read, and the space.
+    stores: BTreeMap<u64, Store>,
+    present: u64,
+    space: Option<Space>,
     bytes_max: u64,
     random: Random,
     calls: HashMap<BaseCall, u64>,
     planned: HashMap<(BaseCall, u64), BaseFailure>,
+}
+
+#[derive(Debug, Default)]
+struct Store {
+    rows: BTreeMap<(Bytes, Reverse<Version>), Option<Bytes>>,
+    marker: Option<Marker>,
+    bytes: u64,
+}
+
+/// The store that is being filled.
+#[derive(Debug)]
+struct Space {
+    store: u64,
+    name: [u8; 16],
+    progress: Bytes,
 }
 
 impl SimulatedBase {
@@ -85,15 +112,15 @@ impl SimulatedBase {
     pub fn new(seed: u64) -> SimulatedBase {
         let state = State {
             process: 0,
-            rows: BTreeMap::new(),
-            marker: None,
-            bytes: 0,
+            stores: BTreeMap::from([(0, Store::default())]),
+            present: 0,
+            space: None,
             bytes_max: u64::MAX / 2,
             random: Random::new(seed),
             calls: HashMap::new(),
             planned: HashMap::new(),
         };
-        SimulatedBase { state: Arc::new(Mutex::new(state)), process: 0 }
+        SimulatedBase { state: Arc::new(Mutex::new(state)), process: 0, store: 0 }
     }
 
     /// Ends this process: what is durable, for the next one.
@@ -101,7 +128,9 @@ impl SimulatedBase {
     pub fn crash(&self) -> SimulatedBase {
         let mut state = self.state.lock();
         state.process += 1;
-        SimulatedBase { state: Arc::clone(&self.state), process: state.process }
+        let (present, space) = (state.present, state.space.as_ref().map(|space| space.store));
+        state.stores.retain(|&store, _| store == present || Some(store) == space);
+        SimulatedBase { state: Arc::clone(&self.state), process: state.process, store: present }
     }
 
     /// The `nth` call from now on fails; 1 is the next one.
@@ -122,12 +151,22 @@ impl SimulatedBase {
         self.state.lock().bytes_max = bytes_max;
     }
 
+    /// Whether a space stands beside it.
+    #[must_use]
+    pub fn has_space(&self) -> bool {
+        self.state.lock().space.is_some()
+    }
+
     /// All versions that it holds, tombstones as `None`, by key and the newest first.
     #[must_use]
     pub fn contents(&self) -> Vec<(Bytes, Version, Option<BaseRow>)> {
         let state = self.state.lock();
         let row = |stored: &Option<Bytes>| stored.clone().and_then(BaseRow::from_stored);
-        state.rows.iter().map(|((key, Reverse(version)), stored)| (key.clone(), *version, row(stored))).collect()
+        state.stores[&state.present]
+            .rows
+            .iter()
+            .map(|((key, Reverse(version)), stored)| (key.clone(), *version, row(stored)))
+            .collect()
     }
 
     /// Begins a call: refused if the process has ended, or as planned. `true`: it is done, and then fails.
@@ -160,7 +199,7 @@ fn cost(key: &[u8], stored: Option<&Bytes>) -> u64 {
     (key.len() + stored.map_or(0, Bytes::len) + 16) as u64
 }
 
-impl State {
+impl Store {
     fn newest(&self, key: &Bytes, at: Version) -> Option<(Version, Option<Bytes>)> {
         let from = (key.clone(), Reverse(at));
         let ((found, Reverse(version)), stored) = self.rows.range(from..).next()?;
@@ -190,14 +229,61 @@ impl State {
     }
 }
 
+impl State {
+    /// Bytes on the disk. What was replaced gives its room back at once.
+    fn bytes(&self) -> u64 {
+        let space = self.space.as_ref().map_or(0, |space| self.stores[&space.store].bytes);
+        self.stores[&self.present].bytes + space
+    }
+
+    fn store(&mut self, store: u64) -> &mut Store {
+        self.stores.get_mut(&store).expect("a process that lives finds what it has opened")
+    }
+
+    /// Takes rows into a store, if they fit.
+    fn insert(&mut self, store: u64, rows: Vec<RunRow>) -> Result<(), BaseError> {
+        let bytes: u64 = rows.iter().map(|row| cost(&row.key, row.stored.as_ref())).sum();
+        if self.bytes() + bytes > self.bytes_max {
+            return Err(BaseError::NoSpace(format!("{bytes} bytes do not fit")));
+        }
+        let store = self.store(store);
+        for row in rows {
+            let before = store.rows.insert((row.key, Reverse(row.version)), row.stored);
+            assert!(before.is_none(), "a row is stored once");
+        }
+        store.bytes += bytes;
+        Ok(())
+    }
+
+    fn remove_space(&mut self) {
+        if let Some(space) = self.space.take() {
+            self.stores.remove(&space.store);
+        }
+    }
+}
+
+impl SimulatedBase {
+    /// The state, for a process that lives and a store that nothing has replaced.
+    fn writable(&self) -> Result<MutexGuard<'_, State>, BaseError> {
+        let state = self.state.lock();
+        if state.process != self.process {
+            return Err(BaseError::Failed("this process has ended".into()));
+        }
+        if state.present != self.store {
+            return Err(BaseError::Failed("another has taken its place".into()));
+        }
+        Ok(state)
+    }
+}
+
 impl Base for SimulatedBase {
     fn marker(&self) -> Option<Marker> {
-        self.state.lock().marker.clone()
+        self.state.lock().store(self.store).marker.clone()
     }
 
     fn get(&self, key: &[u8], at: Version) -> Result<Option<BaseRow>, BaseError> {
         done(BaseCall::Get, self.begin(BaseCall::Get)?)?;
-        let newest = self.state.lock().newest(&Bytes::copy_from_slice(key), at);
+        let newest = self.state.lock().store(self.store).newest(&Bytes::copy_from_slice(key), at);
         Ok(newest.and_then(|(_, stored)| stored).and_then(BaseRow::from_stored))
     }
 
@@ -205,10 +291,10 @@ impl Base for SimulatedBase {
         done(BaseCall::Scan, self.begin(BaseCall::Scan)?)?;
         let mut rows: Vec<(Bytes, BaseRow)> = Vec::new();
         {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
             let mut last: Option<&Bytes> = None;
             let from = (range.start.clone(), Reverse(Version(u64::MAX)));
-            for ((key, Reverse(version)), stored) in state.rows.range(from..) {
+            for ((key, Reverse(version)), stored) in state.store(self.store).rows.range(from..) {
                 if *key >= range.end {
                     break;
                 }
@@ -246,39 +332,31 @@ impl Base for SimulatedBase {
             }
             pending.push(row);
         }
-        let mut state = self.state.lock();
-        if state.process != self.process {
-            return Err(BaseError::Failed("this process has ended".into()));
-        }
-        let from = state.marker.as_ref().map_or(Version::ZERO, |marker| marker.applied.version);
-        let bytes: u64 = pending.iter().map(|row| cost(&row.key, row.stored.as_ref())).sum();
-        if state.bytes + bytes > state.bytes_max {
-            return Err(BaseError::NoSpace(format!("{bytes} bytes do not fit")));
-        }
-        for row in pending {
+        let mut state = self.writable()?;
+        let from = state.store(self.store).marker.as_ref().map_or(Version::ZERO, |marker| marker.applied.version);
+        for row in &pending {
             assert!(row.version > from && row.version <= marker.applied.version, "{row:?} in {from:?}..{marker:?}");
-            let before = state.rows.insert((row.key, Reverse(row.version)), row.stored);
-            assert!(before.is_none(), "a row is stored once");
         }
-        state.bytes += bytes;
-        state.marker = Some(marker.clone());
+        state.insert(self.store, pending)?;
+        state.store(self.store).marker = Some(marker.clone());
         drop(state);
         done(BaseCall::WriteRun, is_doubtful)
     }
 
     fn compact(&self, forget_below: Option<Version>) -> Result<bool, BaseError> {
         let is_doubtful = self.begin(BaseCall::Compact)?;
-        let mut state = self.state.lock();
+        let mut state = self.writable()?;
         let mut has_changed = false;
-        for _ in 0..PIECE_ROWS.min(state.rows.len()) {
-            let count = state.rows.len();
+        for _ in 0..PIECE_ROWS {
+            let count = state.store(self.store).rows.len();
             if count == 0 {
                 break;
             }
             let index = state.random.index(count);
-            let key = state.rows.keys().nth(index).map(|(key, _)| key.clone());
+            let store = state.store(self.store);
+            let key = store.rows.keys().nth(index).map(|(key, _)| key.clone());
             if let Some(key) = key {
-                has_changed |= state.forget(&key, forget_below.unwrap_or(Version::ZERO));
+                has_changed |= store.forget(&key, forget_below.unwrap_or(Version::ZERO));
             }
         }
         drop(state);
@@ -287,14 +365,78 @@ impl Base for SimulatedBase {
     }
 
     fn usage(&self) -> BaseUsage {
-        let state = self.state.lock();
-        BaseUsage { disk_bytes: state.bytes, rows: state.rows.len() as u64, runs: 1, compaction_bytes: 0 }
+        let mut state = self.state.lock();
+        let store = state.store(self.store);
+        BaseUsage { disk_bytes: store.bytes, rows: store.rows.len() as u64, runs: 1, compaction_bytes: 0 }
     }
 
     fn available(&self) -> Result<u64, BaseError> {
         done(BaseCall::Available, self.begin(BaseCall::Available)?)?;
         let state = self.state.lock();
-        Ok(state.bytes_max.saturating_sub(state.bytes))
+        Ok(state.bytes_max.saturating_sub(state.bytes()))
+    }
+
+    fn begin_space(&self, name: [u8; 16]) -> Result<Box<dyn BaseSpace>, BaseError> {
+        let is_doubtful = self.begin(BaseCall::BeginSpace)?;
+        let mut state = self.writable()?;
+        if state.space.as_ref().is_none_or(|space| space.name != name) {
+            state.remove_space();
+            let store = state.present + 1;
+            state.stores.insert(store, Store::default());
+            state.space = Some(Space { store, name, progress: Bytes::new() });
+        }
+        let store = state.space.as_ref().map_or(0, |space| space.store);
+        drop(state);
+        done(BaseCall::BeginSpace, is_doubtful)?;
+        Ok(Box::new(SimulatedSpace { base: self.clone(), store }))
+    }
+
+    fn space_progress(&self) -> Option<Bytes> {
+        self.state.lock().space.as_ref().map(|space| space.progress.clone())
+    }
+
+    fn discard_space(&self) -> Result<(), BaseError> {
+        let is_doubtful = self.begin(BaseCall::DiscardSpace)?;
+        self.writable()?.remove_space();
+        done(BaseCall::DiscardSpace, is_doubtful)
+    }
+}
+
+/// A space beside a simulated base.
+struct SimulatedSpace {
+    /// Beside which it stands.
+    base: SimulatedBase,
+    store: u64,
+}
+
+impl BaseSpace for SimulatedSpace {
+    fn progress(&self) -> Bytes {
+        self.base.space_progress().unwrap_or_default()
+    }
+
+    fn write_rows(&mut self, rows: &[RunRow], progress: Bytes) -> Result<(), BaseError> {
+        let is_doubtful = self.base.begin(BaseCall::WriteRows)?;
+        let mut state = self.base.writable()?;
+        let mut last = state.store(self.store).rows.keys().next_back().map(|(key, _)| key.clone());
+        for row in rows {
+            assert!(last.as_ref().is_none_or(|last| *last < row.key), "{row:?} after {last:?}");
+            last = Some(row.key.clone());
+        }
+        state.insert(self.store, rows.to_vec())?;
+        state.space.as_mut().expect("whoever has it has not discarded it").progress = progress;
+        drop(state);
+        done(BaseCall::WriteRows, is_doubtful)
+    }
+
+    fn switch(self: Box<Self>, marker: &Marker) -> Result<Arc<dyn Base>, BaseError> {
+        let is_doubtful = self.base.begin(BaseCall::Switch)?;
+        let mut state = self.base.writable()?;
+        state.store(self.store).marker = Some(marker.clone());
+        state.present = self.store;
+        state.space = None;
+        drop(state);
+        done(BaseCall::Switch, is_doubtful)?;
+        Ok(Arc::new(SimulatedBase { store: self.store, ..self.base }))
     }
 }
 
@@ -326,6 +468,26 @@ mod tests {
             Some(b"3".to_vec())
         );
         assert_eq!(next.get(b"aaaa", Version(4)), Ok(None));
+    }
+
+    #[test]
+    fn a_space_takes_the_place_of_what_its_process_goes_on_reading() {
+        let base = SimulatedBase::new(1);
+        base.write_run(&mut [row(b"aaaa", 3, Some(b"3"))].into_iter(), &marker(3)).expect("nothing is planned");
+        let mut space = base.begin_space([7; 16]).expect("nothing is planned");
+        let rows = [row(b"bbbb", 1, Some(b"1")).expect("it is one")];
+        space.write_rows(&rows, Bytes::from_static(b"half")).expect("nothing is planned");
+        let base = base.crash();
+        assert_eq!((base.marker(), base.space_progress()), (Some(marker(3)), Some(Bytes::from_static(b"half"))));
+        let space = base.begin_space([7; 16]).expect("nothing is planned");
+        assert_eq!(space.progress(), Bytes::from_static(b"half"));
+        let next = space.switch(&marker(9)).expect("nothing is planned");
+        let version = |base: &dyn Base, key: &[u8]| base.get(key, Version(9)).map(|row| row.map(|row| row.version));
+        assert_eq!(version(&base, b"aaaa"), Ok(Some(Version(3))));
+        assert_eq!((version(&*next, b"aaaa"), version(&*next, b"bbbb")), (Ok(None), Ok(Some(Version(1)))));
+        assert!(base.write_run(&mut [].into_iter(), &marker(4)).is_err() && base.begin_space([8; 16]).is_err());
+        let last = base.crash();
+        assert_eq!((last.marker(), last.has_space(), last.contents().len()), (Some(marker(9)), false, 1));
     }
 
     #[test]

@@ -14,8 +14,8 @@
 //! ```
 
 use crate::{
-    storage::{Applied, Engine, Error, Pin, Row, Scan, Usage, Write},
-    types::Version,
+    storage::{Applied, Engine, Error, Install, InstallError, Pin, Row, Scan, Usage, Write},
+    types::{LogId, Version},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -165,6 +165,10 @@ impl Engine for FaultyEngine {
         self.inner.stored_membership()
     }
 
+    fn set_durable(&self, last: Option<LogId>) {
+        self.inner.set_durable(last);
+    }
+
     fn maintain(&self) -> Result<bool, Error> {
         self.count(Call::Maintain)?;
         self.inner.maintain()
@@ -180,6 +184,15 @@ impl Engine for FaultyEngine {
             true => Usage { bytes: usage.bytes.max(usage.bytes_max), ..usage },
             false => usage,
         }
+    }
+
+    fn begin_install(
+        self: Arc<Self>,
+        id: [u8; 16],
+        applied: Applied,
+        membership: Bytes,
+    ) -> Result<Box<dyn Install>, InstallError> {
+        Arc::clone(&self.inner).begin_install(id, applied, membership)
     }
 
     fn persist(&self) -> Result<(), Error> {

@@ -54,7 +54,7 @@ pub enum Call {
     CreateDirectory,
     /// Renaming a file.
     Rename,
-    /// Removing a file.
+    /// Removing a file, or a directory.
     Remove,
     /// Every call that can change something: all but reading, listing, and opening what is there.
     AnyChange,
@@ -196,6 +196,14 @@ impl SimulatedFiles {
     /// The process dies and the machine lives: everything that was written is seen. Open files and locks are gone.
     pub fn restart(&self) {
         lock(&self.state).begin_life();
+    }
+
+    /// Another disk takes its place: nothing is on it.
+    pub fn wipe(&self) {
+        let mut state = lock(&self.state);
+        state.disk = Disk::default();
+        state.life += 1;
+        state.locked.clear();
     }
 
     /// Flips one bit of a file, on the disk and for programs.
@@ -364,6 +372,12 @@ impl Files for SimulatedFiles {
     fn remove(&self, path: &Path) -> io::Result<()> {
         let (mut state, fault) = self.call(Call::Remove)?;
         state.disk.remove(path)?;
+        answer(fault)
+    }
+
+    fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        let (mut state, fault) = self.call(Call::Remove)?;
+        state.disk.remove_directory(path)?;
         answer(fault)
     }
 

@@ -8,10 +8,12 @@
 //! | [`wire`] | `Arbitrary` for every message of the protocol |
 //! | [`server`] | a server in this process, over a port or a pipe, whose group can be made to misbehave |
 //! | [`hosted`] | the same on a thread of its own, for tests that block |
+//! | [`cluster`] | a cluster in a simulation, with a workload, faults by seed and what must hold |
 //! | [`connection`] | a raw blocking connection: frames in, frames out |
 //! | [`base`] | a base in memory that crashes and fails where a script says so |
 //! | [`faults`] | an engine that fails where a script says so |
 //! | [`files`] | files in memory that lose power, fail and lie, by seed and by plan |
+//! | [`sim`] | hosts in one thread on virtual time, with a network, disks and clocks that misbehave by seed |
 //! | [`transcript`] | commands in, answers out, compared with a golden file |
 //! | [`directory`] | directories that are gone when the test ends |
 //! | [`assertions`] | comparing bytes, waiting with a bound |
@@ -26,6 +28,7 @@ pub mod history;
 pub mod generators;
 pub mod wire;
 
+pub mod cluster;
 pub mod connection;
 pub mod hosted;
 pub mod server;
@@ -35,6 +38,7 @@ pub mod base;
 pub mod directory;
 pub mod faults;
 pub mod files;
+pub mod sim;
 pub mod transcript;
 
 /// The guidelines; here so that their examples are run.

@@ -24,7 +24,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 /// The encoding of entries that this code writes and reads.
 pub const FORMAT: u8 = 1;
 /// The greatest state-machine level whose rules this code knows. A node that meets a higher one stops.
-pub const LEVEL: u16 = 1;
+pub const LEVEL: u16 = if cfg!(feature = "skew") { LEVEL_FIRST + 1 } else { LEVEL_FIRST };
+/// The level of entries until every member knows a higher one.
+pub const LEVEL_FIRST: u16 = 1;
+/// Where the level stands in an entry.
+const LEVEL_AT: std::ops::Range<usize> = 2..4;
 /// Bytes before the first item.
 pub const HEADER_BYTES: usize = 1 + 1 + 2 + 8 + 8 + 8 + 4;
 /// Flag: some body holds an atomic operation, so applying it needs old values.
@@ -112,12 +116,19 @@ impl EntryBuilder {
         let mut bytes = BytesMut::with_capacity(capacity.max(HEADER_BYTES));
         bytes.put_u8(FORMAT);
         bytes.put_u8(0);
-        bytes.put_u16(LEVEL);
+        bytes.put_u16(LEVEL_FIRST);
         bytes.put_u64(first_version.0);
         bytes.put_u64(clock_ms);
         bytes.put_u64(idempotency_floor.0);
         bytes.put_u32(0);
         EntryBuilder { bytes, first_version, count: 0 }
+    }
+
+    /// The same, by the rules of a level that every member knows.
+    #[must_use]
+    pub fn at_level(mut self, level: u16) -> EntryBuilder {
+        self.bytes[LEVEL_AT].copy_from_slice(&level.to_be_bytes());
+        self
     }
 
     /// The version that the next item gets.

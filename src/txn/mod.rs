@@ -31,7 +31,7 @@ pub mod write_buffer;
 
 pub use crate::types::AtomicOp;
 pub use apply::{ApplyError, EntryResult, apply, read_record};
-pub use entry::{EntryBuilder, EntryError, EntryHeader, Item, LEVEL};
+pub use entry::{EntryBuilder, EntryError, EntryHeader, Item, LEVEL, LEVEL_FIRST};
 pub use idempotency::{Record, Recorded, is_record_key};
 pub use mutation::{Change, Effect, Mutation, MutationError, Mutations, evaluate};
 pub use read_set::{ReadKind, ReadSet};

@@ -1,8 +1,8 @@
 //! A naive engine for the tests of this floor: a map from key to all its versions.
 
 use crate::{
-    storage::{Applied, Engine, Error, Pin, Pins, Row, Scan, Snapshot, Usage, Write},
-    types::Version,
+    storage::{Applied, Engine, Error, Install, InstallError, Pin, Pins, Row, Scan, Snapshot, Usage, Write},
+    types::{LogId, Version},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -124,6 +124,8 @@ impl Engine for NaiveEngine {
         self.membership()
     }
 
+    fn set_durable(&self, _last: Option<LogId>) {}
+
     fn maintain(&self) -> Result<bool, Error> {
         Ok(false)
     }
@@ -134,6 +136,15 @@ impl Engine for NaiveEngine {
 
     fn usage(&self) -> Usage {
         Usage::default()
+    }
+
+    fn begin_install(
+        self: Arc<Self>,
+        _id: [u8; 16],
+        _applied: Applied,
+        _membership: Bytes,
+    ) -> Result<Box<dyn Install>, InstallError> {
+        Err(InstallError::Refused("a naive engine takes no snapshots".into()))
     }
 
     fn persist(&self) -> Result<(), Error> {

@@ -32,6 +32,7 @@ pub mod preface;
 pub mod peer;
 
 mod backup;
+mod cluster;
 mod control;
 mod error;
 mod execute;
@@ -44,6 +45,7 @@ mod tags;
 mod token;
 
 pub use backup::{BackupChunk, BackupEnd, BackupRow};
+pub use cluster::{ClusterAddReply, ClusterMember, ClusterStatusReply};
 pub use codec::{Codec, CodecError, Frame};
 pub use control::{Cancel, Credit, Goaway, Notice, Ping};
 pub use error::{DecodeError, WireError};

@@ -1,5 +1,6 @@
 //! What a client asks for.
 
+use super::cluster::read_address;
 use super::error::DecodeError;
 use super::execute::Execute;
 use super::fields::{Field, Key, List, RangeRef, read_atomic_op, read_key, read_value};
@@ -8,7 +9,7 @@ use super::scan::Scan;
 use super::tags::{Grease, RequestTags};
 use crate::encoding::{Reader, Writer};
 use crate::types::limits::{GET_MANY_KEYS_MAX, KEYSPACE_NAME_BYTES_MAX, SAVEPOINT_NAME_BYTES_MAX};
-use crate::types::{IdempotencyPair, Isolation, Version};
+use crate::types::{IdempotencyPair, Isolation, NodeId, Version};
 use bytes::{BufMut, BytesMut};
 
 /// The payload of a REQUEST; its header tells the opcode and the id.
@@ -102,6 +103,28 @@ pub enum RequestBody<'a> {
     Backup {
         /// Bytes of CHUNK payload that the server may send on this stream.
         credit: u32,
+    },
+    /// Who is a member of the cluster.
+    ClusterStatus,
+    /// Takes a member out of the cluster.
+    ClusterRemove {
+        /// Which.
+        node: NodeId,
+    },
+    /// Hands the leader's office over.
+    ClusterTransfer {
+        /// To whom; 0: to whoever is best.
+        node: NodeId,
+    },
+    /// Makes a learner a voter.
+    ClusterPromote {
+        /// Which.
+        node: NodeId,
+    },
+    /// Reserves an identity for a node that will join.
+    ClusterAdd {
+        /// Where its peer listener is: 1 to 255 bytes.
+        peer_address: &'a str,
     },
 }
 
@@ -216,6 +239,11 @@ impl<'a> RequestBody<'a> {
             RequestBody::RollbackTo { .. } => Opcode::RollbackTo,
             RequestBody::Outcome { .. } => Opcode::Outcome,
             RequestBody::Backup { .. } => Opcode::Backup,
+            RequestBody::ClusterStatus => Opcode::ClusterStatus,
+            RequestBody::ClusterRemove { .. } => Opcode::ClusterRemove,
+            RequestBody::ClusterTransfer { .. } => Opcode::ClusterTransfer,
+            RequestBody::ClusterPromote { .. } => Opcode::ClusterPromote,
+            RequestBody::ClusterAdd { .. } => Opcode::ClusterAdd,
         }
     }
 
@@ -243,6 +271,11 @@ impl<'a> RequestBody<'a> {
                 RequestBody::Outcome { pair: IdempotencyPair { key: reader.array16()?, seen: Version(reader.u64()?) } }
             }
             Opcode::Backup => RequestBody::Backup { credit: reader.u32()? },
+            Opcode::ClusterStatus => RequestBody::ClusterStatus,
+            Opcode::ClusterRemove => RequestBody::ClusterRemove { node: NodeId(reader.u64()?) },
+            Opcode::ClusterTransfer => RequestBody::ClusterTransfer { node: NodeId(reader.u64()?) },
+            Opcode::ClusterPromote => RequestBody::ClusterPromote { node: NodeId(reader.u64()?) },
+            Opcode::ClusterAdd => RequestBody::ClusterAdd { peer_address: read_address(reader)? },
             Opcode::OpenKeyspace => read_open_keyspace(reader)?,
             Opcode::Status => RequestBody::Status,
             Opcode::ReadVersion => RequestBody::ReadVersion,
@@ -277,7 +310,15 @@ impl<'a> RequestBody<'a> {
                 out.put_u8(u8::from(*create));
                 out.put_bytes16(name.as_bytes());
             }
-            RequestBody::Commit | RequestBody::Rollback | RequestBody::Status | RequestBody::ReadVersion => {}
+            RequestBody::ClusterRemove { node }
+            | RequestBody::ClusterTransfer { node }
+            | RequestBody::ClusterPromote { node } => out.put_u64(node.0),
+            RequestBody::ClusterAdd { peer_address } => out.put_bytes16(peer_address.as_bytes()),
+            RequestBody::Commit
+            | RequestBody::Rollback
+            | RequestBody::Status
+            | RequestBody::ReadVersion
+            | RequestBody::ClusterStatus => {}
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a server answers.
 
+use super::cluster::{ClusterAddReply, ClusterStatusReply};
 use super::error::DecodeError;
 use super::execute::OpResult;
 use super::fields::{Blob, Field, Found, List, ListWriter, read_bool, read_text, read_value};
@@ -33,7 +34,12 @@ pub enum Response<'a> {
     Commit(CommitReply<'a>),
     /// To OUTCOME.
     Outcome(OutcomeReply<'a>),
-    /// To READ_VERSION, PUT, DELETE, BEGIN, ROLLBACK, SAVEPOINT, ROLLBACK_TO.
+    /// To CLUSTER_STATUS.
+    ClusterStatus(ClusterStatusReply<'a>),
+    /// To CLUSTER_ADD.
+    ClusterAdd(ClusterAddReply),
+    /// To READ_VERSION, PUT, DELETE, BEGIN, ROLLBACK, SAVEPOINT, ROLLBACK_TO, CLUSTER_REMOVE, CLUSTER_TRANSFER,
+    /// CLUSTER_PROMOTE.
     Version(VersionReply),
 }
 
@@ -50,6 +56,8 @@ impl<'a> Response<'a> {
             Opcode::Execute => Response::Execute(ExecuteReply::decode(payload)?),
             Opcode::Commit => Response::Commit(CommitReply::decode(payload)?),
             Opcode::Outcome => Response::Outcome(OutcomeReply::decode(payload)?),
+            Opcode::ClusterStatus => Response::ClusterStatus(ClusterStatusReply::decode(payload)?),
+            Opcode::ClusterAdd => Response::ClusterAdd(ClusterAddReply::decode(payload)?),
             Opcode::Scan | Opcode::Backup => {
                 return Err(DecodeError::malformed("a stream is answered by chunks and an end"));
             }
@@ -59,7 +67,10 @@ impl<'a> Response<'a> {
             | Opcode::Begin
             | Opcode::Rollback
             | Opcode::Savepoint
-            | Opcode::RollbackTo => Response::Version(VersionReply::decode(payload)?),
+            | Opcode::RollbackTo
+            | Opcode::ClusterRemove
+            | Opcode::ClusterTransfer
+            | Opcode::ClusterPromote => Response::Version(VersionReply::decode(payload)?),
         })
     }
 
@@ -75,6 +86,8 @@ impl<'a> Response<'a> {
             Response::Execute(reply) => reply.encode(out),
             Response::Commit(reply) => reply.encode(out),
             Response::Outcome(reply) => reply.encode(out),
+            Response::ClusterStatus(reply) => reply.encode(out),
+            Response::ClusterAdd(reply) => reply.encode(out),
             Response::Version(reply) => reply.encode(out),
         }
     }

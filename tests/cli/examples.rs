@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use std::{fs, io::Write, process::Command};
 
 /// The lines under `Examples:`.
-fn examples(program: &str, words: &[&str]) -> Vec<String> {
+pub fn examples(program: &str, words: &[&str]) -> Vec<String> {
     let help = run(program, &[words, &["--help"]].concat(), b"").code(0);
     let lines = help.text().lines().skip_while(|line| *line != "Examples:").skip(1);
     let lines: Vec<_> = lines.take_while(|line| !line.is_empty()).map(|line| line.trim().to_owned()).collect();
@@ -15,7 +15,7 @@ fn examples(program: &str, words: &[&str]) -> Vec<String> {
 }
 
 /// A shell in which the name of the program is the one of this build.
-fn shell(name: &str, program: &str, before: &str, line: &str) -> Command {
+pub fn shell(name: &str, program: &str, before: &str, line: &str) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{name}() {{ exec '{program}' {before} \"$@\"; }}; {line}")]);
     shell

@@ -78,6 +78,7 @@ pub struct Server {
     child: Option<Child>,
     stdout: BufReader<ChildStdout>,
     pub address: String,
+    pub peers: String,
     pub admin: String,
     pub directory: TemporaryDirectory,
 }
@@ -102,6 +103,19 @@ impl Server {
         Server::from(command.current_dir(directory.path()), directory)
     }
 
+    /// One of several, as `just cluster` starts them in `parent`: it forms a cluster, or joins the one of a member.
+    pub fn member(parent: &TemporaryDirectory, number: u32, join: Option<&str>) -> Server {
+        let place = parent.path().join(format!("quantadb-cluster/{number}"));
+        fs::create_dir_all(&place).expect("the directory can be written");
+        let mut command = Command::new(QUANTADB);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--admin-listen", "none"]);
+        command.arg("--data-dir").arg(place.join("data")).args(join.map_or(vec![], |peers| vec!["--join", peers]));
+        let server = Server::from(&mut command, TemporaryDirectory::new("cli"));
+        let pid = server.child.as_ref().expect("it runs").id();
+        fs::write(place.join("pid"), pid.to_string()).expect("the directory can be written");
+        server
+    }
+
     /// Ends it as an operator does; gives back its directory, for the next one.
     pub fn stop(mut self) -> TemporaryDirectory {
         self.signal(Signal::TERM);
@@ -122,8 +136,8 @@ impl Server {
             found.unwrap_or_else(|| panic!("no {name} in {line:?}")).to_owned()
         };
         assert!(line.contains(" ready: "), "{line:?}");
-        let (address, admin) = (part("listen="), part("admin="));
-        Server { child: Some(child), stdout, address, admin, directory }
+        let (address, peers, admin) = (part("listen="), part("peers="), part("admin="));
+        Server { child: Some(child), stdout, address, peers, admin, directory }
     }
 
     /// A path in its directory.

@@ -19,3 +19,29 @@ fn the_tour_of_the_readme_works_as_written() {
     }
     assert!(steps > 5, "the tour has {steps} steps");
 }
+
+#[test]
+fn the_tour_of_a_cluster_kills_the_leader_and_goes_on() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("it is there");
+    let tour = readme.split("```console\n").nth(2).and_then(|rest| rest.split("```").next()).expect("it has another");
+    let directory = TemporaryDirectory::new("cli");
+    let mut nodes = vec![Server::member(&directory, 1, None)];
+    let peers = nodes[0].peers.clone();
+    for number in [2, 3] {
+        nodes.push(Server::member(&directory, number, Some(&peers)));
+    }
+    // One shell for all of it, for it remembers; after each step a line tells them apart.
+    let mut script = format!("cd '{}'; quantactl() {{ '{QUANTACTL}' \"$@\"; }}\n", directory.path().display());
+    let mut wanted = String::new();
+    for step in tour.split("$ ").filter(|step| !step.is_empty()) {
+        let (line, says) = step.split_once('\n').expect("a line ends");
+        script += &format!("{line}\necho '--'\n");
+        wanted += &format!("{says}--\n");
+    }
+    for (port, node) in ["127.0.0.1:7420", "127.0.0.1:7430", "127.0.0.1:7440"].iter().zip(&nodes) {
+        script = script.replace(port, &node.address);
+    }
+    let output = Command::new("sh").args(["-c", &script]).output().expect("there is a shell");
+    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(said, wanted, "{script}\n{errors}");
+}

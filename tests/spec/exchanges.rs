@@ -65,6 +65,7 @@ fn script(name: &str) -> Vec<Said> {
         "exactly-once" => exactly_once(),
         "errors" => errors(),
         "goaway" => goaway(),
+        "cluster" => cluster(),
         other => peer_exchanges::script(other),
     }
 }
@@ -292,5 +293,28 @@ fn goaway() -> Vec<Said> {
         server(control("GOAWAY", 0, away, json!({}))),
         client(request(62, "STATUS", json!({}), json!({}))),
         server(reply(62, "ERROR", "STATUS", refused, json!({}))),
+    ]
+}
+
+fn cluster() -> Vec<Said> {
+    let member = |node: &str, voter: &str, matched: &str, lag: &str, contact: &str| {
+        json!({"node": node, "voter": voter, "peer_address": format!("n{node}:7421"),
+               "client_address": format!("n{node}:7420"), "known": "yes", "matched": matched, "lag": lag,
+               "contact_ms": contact, "version": "77", "chain": "11400714819323198485", "level": 1})
+    };
+    let members = [member("1", "yes", "42", "0", "0"), member("2", "yes", "41", "1", "13")];
+    let refused = json!({"code": 0x5a, "retry": "never", "outcome": "not_applied", "retry_after_ms": 0,
+                         "message": "too few members would be heard"});
+    vec![
+        client(request(70, "CLUSTER_STATUS", json!({}), json!({}))),
+        server(reply(
+            70,
+            "RESPONSE",
+            "CLUSTER_STATUS",
+            json!({"version": "77", "leader": "1", "term": "3", "members": members}),
+            json!({}),
+        )),
+        client(request(71, "CLUSTER_REMOVE", json!({"node": "2"}), json!({}))),
+        server(reply(71, "ERROR", "CLUSTER_REMOVE", refused, json!({"LIMIT": "2", "ACTUAL": "1"}))),
     ]
 }

@@ -215,6 +215,9 @@ fn requests() -> Vec<Negative> {
         bad("a BACKUP cut short", asked(Opcode::Backup, &[0; 3]), malformed),
         bad("a BACKUP in a transaction", asked(Opcode::Backup, &tagged(&backup, 0x8001, &[0; 8])), malformed),
         bad("a BACKUP that would go on at a newer version", asked(Opcode::Backup, &newer_backup), malformed),
+        bad("a CLUSTER_REMOVE without its node", asked(Opcode::ClusterRemove, b""), malformed),
+        bad("a CLUSTER_ADD of no address", asked(Opcode::ClusterAdd, b"\0\0"), malformed),
+        bad("a CLUSTER_ADD of an address that is not UTF-8", asked(Opcode::ClusterAdd, b"\0\x01\xff"), malformed),
     ]
 }
 

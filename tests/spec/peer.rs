@@ -109,6 +109,9 @@ fn the_vectors_between_nodes_are_what_the_tables_say() {
 
 // spec: QP-EVO-002
 // spec: QP-PEER-006
+// spec: QP-PEER-010
+// spec: QP-PEER-033
+// spec: QP-PEER-041
 #[test]
 fn every_vector_between_nodes_decodes_and_encodes_to_itself() {
     if updating() {

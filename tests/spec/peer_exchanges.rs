@@ -3,7 +3,9 @@
 use super::Side::{self, Acceptor, Initiator};
 use super::exchanges::Said::{self, Frame, Preface};
 use super::vectors::{control, key, reply, request};
-use quantadb::testing::wire::to_hex;
+use bytes::{BufMut, BytesMut};
+use quantadb::encoding::Writer;
+use quantadb::testing::wire::{Dialect, build_in, to_hex};
 use quantadb::wire::peer::SnapshotPart;
 use serde_json::{Value, json};
 
@@ -103,7 +105,7 @@ fn snapshot() -> Vec<Said> {
     let begin = json!({
         "vote": vote("3", "1", "yes"), "snapshot": "00112233445566778899aabbccddeeff", "log_id": log_id("3", "42"),
         "version": "9", "chain": "11400714819323198485", "clock_ms": "1700000000000", "idempotency_floor": "2",
-        "membership": "01000000000000000300000000000000010000000000000000",
+        "membership": membership(),
     });
     let part = request(2, "SNAPSHOT_PART", json!({"part": "0", "rows": rows()}), json!({}));
     let hash = hash_of(&[&part]).to_string();
@@ -117,9 +119,25 @@ fn snapshot() -> Vec<Said> {
     ]
 }
 
+/// A stored membership: of the first entry; one configuration of both nodes.
+fn membership() -> String {
+    let mut out = BytesMut::new();
+    out.put_u8(1);
+    [1, 1, 0].into_iter().for_each(|part| out.put_u64(part));
+    out.put_slice(&[2, 1, 0, 2]);
+    [1, 2].into_iter().for_each(|voter| out.put_u64(voter));
+    out.put_u16(2);
+    for node in [1, 2] {
+        out.put_u64(node);
+        out.put_bytes16(format!("n{node}:7421").as_bytes());
+        out.put_bytes16(format!("n{node}:7420").as_bytes());
+    }
+    to_hex(&out)
+}
+
 /// What SNAPSHOT_END says of these parts: XXH3-64 of every payload, each seeded with the hash before it.
+// spec: QP-PEER-023
 fn hash_of(parts: &[&Value]) -> u64 {
-    use quantadb::testing::wire::{Dialect, build_in};
     parts.iter().fold(0, |seed, part| {
         let frame = build_in(Dialect::Peer, part).expect("the part is a frame").freeze();
         let payload = frame.slice(quantadb::wire::Header::BYTES..);

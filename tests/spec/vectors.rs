@@ -50,6 +50,7 @@ fn sample_field(field: &FieldRow, rich: bool) -> Value {
             let name = if rich { "orders" } else { "n" };
             if field.kind == FieldType::Text16 { json!(name) } else { json!(to_hex(name.as_bytes())) }
         }
+        FieldType::Text16 if field.name == "peer_address" => json!(if rich { "n4.example:7421" } else { "h:1" }),
         FieldType::Text16 => json!(if rich { "é" } else { "" }),
         FieldType::Bytes16 | FieldType::Bytes32 => json!(if rich { "00ff" } else { "" }),
         FieldType::Key => {

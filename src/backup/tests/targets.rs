@@ -129,6 +129,9 @@ impl Files for Disk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.outside.files().remove(path)
     }
+    fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        self.outside.files().remove_directory(path)
+    }
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
         self.outside.files().sync_directory(path)
     }

@@ -95,6 +95,7 @@ pub enum Command {
     Import(Import),
     Export(Export),
     Backup(Backup),
+    Cluster(Cluster),
     Version(Version),
 }
 
@@ -225,6 +226,72 @@ pub struct Backup {
     pub verify: bool,
 }
 
+/// Shows the members of the cluster, and changes who they are, while it goes on serving.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(
+    subcommand,
+    name = "cluster",
+    example = "{command_name} status\n{command_name} --output json status",
+    note = "`{command_name} COMMAND --help` tells more about a command."
+)]
+pub struct Cluster {
+    #[argh(subcommand)]
+    pub command: ClusterCommand,
+}
+
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand)]
+pub enum ClusterCommand {
+    Status(ClusterStatus),
+    Add(ClusterAdd),
+    Remove(ClusterRemove),
+    Transfer(ClusterTransfer),
+    Promote(ClusterPromote),
+}
+
+/// Shows who is a member, who leads, and how far each has come. What the server that answers does not know is a dash; the
+/// leader knows of every member.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "status", example = "{command_name}\n{command_name} --output json")]
+pub struct ClusterStatus {}
+
+/// Reserves an identity for the node that will join from an address.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "add", example = "{command_name} 10.0.0.4:7421")]
+pub struct ClusterAdd {
+    /// HOST:PORT of the node's peer listener
+    #[argh(positional)]
+    pub address: String,
+}
+
+/// Takes a member out of the cluster. Its identity is never given to another. Refused if the voters that are left and heard
+/// were too few to commit anything.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "remove", example = "{command_name} 3")]
+pub struct ClusterRemove {
+    /// number of the node
+    #[argh(positional)]
+    pub node: u64,
+}
+
+/// Hands the leader's office to a member, or to whoever is best.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "transfer", example = "{command_name}\n{command_name} 2")]
+pub struct ClusterTransfer {
+    /// number of the node
+    #[argh(positional)]
+    pub node: Option<u64>,
+}
+
+/// Makes a learner a voter.
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "promote", example = "{command_name} 4")]
+pub struct ClusterPromote {
+    /// number of the node
+    #[argh(positional)]
+    pub node: u64,
+}
+
 /// Prints the version of this program.
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(subcommand, name = "version", example = "{command_name}")]
@@ -235,12 +302,15 @@ const SHARED_VALUED: &[&str] = &["--addr", "--keyspace", "--output", "--timeout"
 /// Options of single commands that a value follows.
 const VALUED: &[&str] = &["--prefix", "--start", "--end", "--limit", "--from"];
 
+/// Commands that are followed by a command of theirs.
+const GROUPS: &[&str] = &["cluster"];
+
 /// Puts words in the order that argh wants: options of every command, the command, its options, `--`, and the rest. So
 /// options may stand anywhere, and `-` is a file. Of two shared options of a kind the later one counts, so that an alias
 /// with options can be overridden.
 pub fn hoist<'a>(words: &[&'a str]) -> Vec<&'a str> {
     let (mut shared, mut hex): (Vec<&str>, bool) = (Vec::new(), false);
-    let (mut command, mut options, mut rest) = (None, Vec::new(), Vec::new());
+    let (mut command, mut options, mut rest): (Vec<&str>, _, _) = (Vec::new(), Vec::new(), Vec::new());
     let mut words = words.iter().copied();
     while let Some(word) = words.next() {
         match word {
@@ -258,7 +328,8 @@ pub fn hoist<'a>(words: &[&'a str]) -> Vec<&'a str> {
                 options.extend(words.next());
             }
             word if word.len() > 1 && word.starts_with('-') => options.push(word),
-            word if command.is_none() => command = Some(word),
+            word if command.is_empty() => command.push(word),
+            word if command.len() == 1 && GROUPS.contains(&command[0]) => command.push(word),
             word => rest.push(word),
         }
     }
@@ -305,10 +376,33 @@ mod tests {
     }
 
     #[test]
+    fn a_command_of_a_group_keeps_its_place() {
+        let cluster = |words: &[&str]| match read(words).expect("it is right").command {
+            Command::Cluster(Cluster { command }) => command,
+            other => panic!("it is of the cluster: {other:?}"),
+        };
+        let json = ["--output", "json"];
+        assert_eq!(cluster(&["cluster", "status"]), ClusterCommand::Status(ClusterStatus {}));
+        for words in [["--output", "json", "cluster", "status"], ["cluster", "status", "--output", "json"]] {
+            assert_eq!(cluster(&words), ClusterCommand::Status(ClusterStatus {}));
+        }
+        assert_eq!(cluster(&[&["cluster"], &json[..], &["status"]].concat()), cluster(&["cluster", "status"]));
+        let add = ClusterCommand::Add(ClusterAdd { address: "h:1".into() });
+        assert_eq!(cluster(&["cluster", "add", "h:1"]), add);
+        assert_eq!(cluster(&["cluster", "transfer"]), ClusterCommand::Transfer(ClusterTransfer { node: None }));
+        assert_eq!(cluster(&["cluster", "transfer", "2"]), ClusterCommand::Transfer(ClusterTransfer { node: Some(2) }));
+        assert_eq!(cluster(&["cluster", "remove", "3"]), ClusterCommand::Remove(ClusterRemove { node: 3 }));
+        assert!(read(&["cluster"]).is_err() && read(&["cluster", "dance"]).is_err());
+        assert!(read(&["cluster", "remove", "n3"]).is_err() && read(&["cluster", "remove"]).is_err());
+        assert!(read(&["get", "cluster"]).is_ok(), "a key may be called so");
+    }
+
+    #[test]
     fn every_option_that_takes_a_value_is_known() {
         let commands = ["", "ping", "status", "get", "put", "delete", "scan", "import", "export", "backup", "version"];
-        for command in commands {
-            let words: Vec<&str> = [command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
+        let of_groups = ["cluster", "cluster status", "cluster add", "cluster remove", "cluster transfer"];
+        for command in commands.into_iter().chain(of_groups).chain(["cluster promote"]) {
+            let words: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
             let help = Arguments::from_args(&["quantactl"], &words).expect_err("it is help").output;
             let usage = help.lines().next().expect("it has a usage");
             for part in usage

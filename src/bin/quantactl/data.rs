@@ -116,7 +116,7 @@ pub async fn delete(session: &Session, delete: &Delete) -> Result<(), Failure> {
 }
 
 /// The version that a write created.
-fn written(session: &Session, version: Version) -> Result<(), Failure> {
+pub fn written(session: &Session, version: Version) -> Result<(), Failure> {
     match session.form.output {
         Output::Table => print(&format!("version {version}")),
         Output::Json => print(&format!(r#"{{"version":{version}}}"#)),

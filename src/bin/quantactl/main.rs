@@ -3,6 +3,7 @@
 mod arguments;
 mod backup;
 mod batches;
+mod cluster;
 mod data;
 mod escape;
 mod export;
@@ -74,6 +75,7 @@ async fn command(arguments: &Arguments) -> Result<(), Failure> {
         Command::Import(import) => import::import(&session, &import.file).await,
         Command::Export(export) => export::export(&session, export).await,
         Command::Backup(backup) => backup::backup(&session, backup).await,
+        Command::Cluster(cluster) => cluster::cluster(&session, cluster).await,
         Command::Version(_) => Ok(()),
     }
 }

@@ -12,11 +12,11 @@ use crate::{
     random_cluster,
 };
 use quantadb::{
-    consensus::{Change, Storage},
+    consensus::Storage,
     env::{Env, Task, TaskError},
     node::{Directory, Identity, Node, Place, Recovered, recover},
     peer::Local,
-    server::{Server, join},
+    server::{Server, announce, join},
     storage::MemoryEngine,
     txn::LEVEL,
     types::{ClusterId, LogId, NodeId},
@@ -46,8 +46,6 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 const LEADS_POLL: Duration = Duration::from_millis(1);
 /// How long a node that is not alone waits for a leader before it serves without one.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(5);
-/// How often a node that is elsewhere than others believe tells them.
-const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 /// Who forms a cluster; identities of others come from its log.
 const FOUNDER: NodeId = NodeId(1);
 /// How long threads of the runtime may take to end once nothing is left to answer.
@@ -120,6 +118,8 @@ async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit,
     // Peers before clients: a node that is not alone needs others to be ready.
     let _peers = peer_listener.map(|listener| env.spawn("peers", server.run_peers(listener)));
     let telling = announce(Arc::clone(&node), env.clone(), log.clone(), addresses.of_member());
+    let leveled = Arc::clone(&node);
+    let _levelling = env.spawn("level", async move { leveled.keep_level().await });
     let _announcing = addresses.peers.map(|_| env.spawn("announce", telling));
     tokio::select! {
         ready = ready(&env, log, &node, last) => ready?,
@@ -236,37 +236,6 @@ async fn taken_in(
     let joined = joined.map_err(|error| format!("--join {error}"))?;
     info!(log, "taken in"; "cluster" => %joined.cluster, "node" => joined.node.0);
     Ok(Identity { cluster: joined.cluster, node: joined.node })
-}
-
-/// Tells the other members where this one is, if they believe something else. Ends once they know.
-async fn announce(node: Arc<Node>, env: Env, log: Logger, addresses: quantadb::consensus::Addresses) {
-    let identity = node.identity();
-    let local = Local { cluster: identity.cluster, node: identity.node, level: LEVEL };
-    loop {
-        let status = node.status().await;
-        let own = status.members.iter().find(|member| member.node == identity.node);
-        if own.is_some_and(|own| own.addresses == addresses) {
-            return;
-        }
-        let others: Vec<String> = status
-            .members
-            .iter()
-            .filter(|member| member.node != identity.node && !member.addresses.peer.is_empty())
-            .map(|member| member.addresses.peer.clone())
-            .collect();
-        let change = Change::Add { node: identity.node, addresses: addresses.clone() };
-        if own.is_some() && node.leads() {
-            // What fails now is tried again.
-            let _ = node.change(change).await;
-        } else if own.is_some() && !others.is_empty() {
-            let told = join(&env, &log, &others, local, &addresses);
-            let until = env.now() + ANNOUNCE_EVERY;
-            if let Some(Err(error)) = env.until(until, told).await {
-                warn!(log, "the other members do not know where this node is"; "reason" => %error);
-            }
-        }
-        env.sleep(ANNOUNCE_EVERY).await;
-    }
 }
 
 /// Completes once the node can serve. Alone it leads as soon as it has applied its log; among others it serves once it has

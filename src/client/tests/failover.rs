@@ -3,6 +3,7 @@
 use super::clock::Clock;
 use super::peer::tags;
 use super::{Listening, Peer, Welcomed};
+use crate::client::link::Preference;
 use crate::client::{CallOptions, Client, Error, ErrorKind, Isolation, Outcome, Retry};
 use crate::types::Version;
 use crate::wire::{ErrorCode, Kind, Notice, Opcode, WireError};
@@ -122,6 +123,46 @@ async fn a_refusal_that_names_the_leader_sends_the_write_there() {
 }
 
 #[tokio::test]
+async fn a_leader_that_names_another_is_not_asked_twice() {
+    let [mut a, mut b, mut c] = Listening::at(["a:1", "b:1", "c:1"], |_| {});
+    let (client, _first, mut second) = following(&mut a, &mut b).await;
+    let script = async {
+        let id = second.request(Opcode::Put).await;
+        second.redirect(Opcode::Put, id, Some("c:1")).await;
+        let mut third = c.accept_as(Welcomed::node(3, None)).await;
+        let id = third.request(Opcode::Put).await;
+        third.version(Opcode::Put, id, 7).await;
+        assert!(second.frame_or_end().await.is_none());
+        third
+    };
+    // On a task of its own it is awake before the one that follows the leader.
+    let call = tokio::spawn(async move { client.put("k", "v").await });
+    let (answer, _third) = tokio::join!(call, script);
+    assert_eq!(answer.expect("it does not panic").expect("answered"), Version(7));
+}
+
+#[tokio::test]
+async fn nodes_that_name_each_other_are_not_run_between_at_full_speed() {
+    let clock = Clock::new();
+    let [mut a, mut b, mut c] = Listening::at(["a:1", "b:1", "c:1"], |options| {
+        options.env = clock.env();
+        options.keepalive = Duration::from_secs(3600);
+    });
+    let scripted = async {
+        let (client, mut first) = a.connected_as(Welcomed::node(1, Some("b:1"))).await;
+        put(&client, &mut first).await;
+        let began = clock.now();
+        for _ in 0..10 {
+            b.accept_as(Welcomed::node(2, Some("c:1"))).await.closed().await;
+            c.accept_as(Welcomed::node(3, Some("b:1"))).await.closed().await;
+        }
+        assert!(clock.now() - began > Duration::from_secs(10));
+        put(&client, &mut first).await;
+    };
+    clock.run(scripted).await;
+}
+
+#[tokio::test]
 async fn a_leader_that_cannot_be_reached_is_done_without() {
     let [mut a] = Listening::at(["a:1"], |_| {});
     let (client, mut first) = a.connected().await;
@@ -233,12 +274,31 @@ async fn a_node_that_can_do_nothing_is_left_for_another() {
 }
 
 #[tokio::test]
+async fn a_doubt_about_a_connection_that_was_left_moves_nobody() {
+    let [mut a, mut b] = Listening::at(["a:1", "b:1"], |_| {});
+    let (client, mut first) = a.connected().await;
+    let link = client.link();
+    let left = link.connection(Preference::Near, link.deadline(&CallOptions::new())).await.expect("open");
+    // It was doubted, and has said goodbye by itself before anybody could act on that.
+    first.goaway(ErrorCode::SHUTTING_DOWN, 0).await;
+    link.doubt(&left);
+    let mut second = b.accept_as(Welcomed::node(2, None)).await;
+    second.settled().await;
+    link.doubt(&left);
+    second.settled().await;
+    get(&client, &mut second).await;
+    second.settled().await;
+    assert!(a.is_quiet());
+}
+
+#[tokio::test]
 async fn a_node_that_shuts_down_gives_way_before_it_closes() {
     let [mut a, mut b, mut c] = Listening::at(["a:1", "b:1", "c:1"], |_| {});
     let (client, mut first, mut second) = following(&mut a, &mut b).await;
     second.notice(Notice::SHUTTING_DOWN, None).await;
     second.closed().await;
     put(&client, &mut first).await;
+    assert!(b.is_quiet(), "nobody comes back to it");
     first.notice(Notice::SHUTTING_DOWN, None).await;
     b.close();
     let mut near = c.accept_as(Welcomed::node(3, None)).await;

@@ -4,11 +4,14 @@ mod clock;
 mod peer;
 
 mod backups;
+mod clusters;
+mod consistency;
 mod failover;
 mod frames;
 mod handshake;
 mod limits;
 mod losses;
+mod other_nodes;
 mod scans;
 mod transactions;
 

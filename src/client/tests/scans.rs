@@ -9,7 +9,7 @@ use crate::wire::{
 };
 use std::time::Duration;
 
-async fn chunk(peer: &mut Peer, id: u64, keys: &[&str], token: Option<&str>) -> usize {
+pub(super) async fn chunk(peer: &mut Peer, id: u64, keys: &[&str], token: Option<&str>) -> usize {
     let mut rows = ListBuf::new();
     keys.iter().for_each(|key| rows.push(&wire::Row { key: key.as_bytes(), version: Version(1), value: b"value" }));
     let chunk = Chunk { rows: rows.as_list(), resume_token: token.map(str::as_bytes) };
@@ -19,7 +19,7 @@ async fn chunk(peer: &mut Peer, id: u64, keys: &[&str], token: Option<&str>) -> 
     payload.len()
 }
 
-async fn end(peer: &mut Peer, id: u64, rows: u64) {
+pub(super) async fn end(peer: &mut Peer, id: u64, rows: u64) {
     let end = ScanEnd {
         version: Version(9),
         rows,

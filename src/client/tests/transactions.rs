@@ -8,18 +8,18 @@ use std::{
     time::Duration,
 };
 
-fn pair_of(frame: &Frame) -> IdempotencyPair {
+pub(super) fn pair_of(frame: &Frame) -> IdempotencyPair {
     tags(frame).idempotency.expect("a commit carries a pair")
 }
 
-async fn committed(peer: &mut Peer, id: u64, version: u64) {
+pub(super) async fn committed(peer: &mut Peer, id: u64, version: u64) {
     let results = ListBuf::new();
     let reply = CommitReply { version: Version(version), results: results.as_list::<Blob<'_>>() };
     peer.respond(Opcode::Commit, id, |out| reply.encode(out)).await;
 }
 
 /// Takes one BEGIN, one PUT and the COMMIT; answers the first two.
-async fn until_commit(peer: &mut Peer) -> Frame {
+pub(super) async fn until_commit(peer: &mut Peer) -> Frame {
     let begin = peer.request(Opcode::Begin).await;
     peer.version(Opcode::Begin, begin, 3).await;
     let put = peer.request_frame(Opcode::Put).await;
@@ -30,7 +30,7 @@ async fn until_commit(peer: &mut Peer) -> Frame {
     commit
 }
 
-fn pair_asked(frame: &Frame) -> IdempotencyPair {
+pub(super) fn pair_asked(frame: &Frame) -> IdempotencyPair {
     match Request::decode(frame.opcode, &frame.payload).expect("valid").body {
         RequestBody::Outcome { pair } => pair,
         other => panic!("{other:?}"),

@@ -170,6 +170,16 @@ impl Driver {
         }
     }
 
+    /// Where the log says that it ends on disk is where it ended after some call, and none before those acknowledged.
+    pub(super) fn judge_durable(&self, log: &Log) -> Result<(), String> {
+        let acknowledged = self.answers.lock().iter().filter(|(_, fine)| *fine).count();
+        let durable = log.durable();
+        if self.states[acknowledged..].iter().any(|held| held.last() == durable) {
+            return Ok(());
+        }
+        Err(format!("durable up to {durable:?} after {acknowledged} of {} calls", self.states.len() - 1))
+    }
+
     /// Lets the log work until every call is answered.
     pub(super) fn settle(&self, life: &Life) {
         life.runtime.block_on(async {

@@ -72,6 +72,7 @@ fn live(driver: &mut Driver, life: &driver::Life, draw: &mut Random) -> Result<(
             1 => driver.turn(life, 1 + draw.below(3)),
             _ => {}
         }
+        driver.judge_durable(&life.log)?;
         if draw.below(4) < 1 {
             match Driver::found(&life.log) {
                 Ok(found) if found != *driver.held() => return Err("what is read is not what was written".into()),

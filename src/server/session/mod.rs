@@ -16,6 +16,7 @@
 //! - Replies that wait to be written are bounded: past `bytes_in_flight` requests are refused, and past
 //!   `outbound_bytes` nothing more is read, but for which CANCEL and CREDIT always get through.
 
+mod cluster;
 mod completions;
 mod forward;
 mod frames;

@@ -198,6 +198,11 @@ impl Session {
                 self.respond_version(incoming.opcode, incoming.request, version);
             }
             RequestBody::Status => self.status(incoming),
+            RequestBody::ClusterStatus
+            | RequestBody::ClusterRemove { .. }
+            | RequestBody::ClusterTransfer { .. }
+            | RequestBody::ClusterPromote { .. }
+            | RequestBody::ClusterAdd { .. } => self.cluster(incoming, body),
             RequestBody::Begin { .. }
             | RequestBody::Commit
             | RequestBody::Rollback
@@ -227,7 +232,7 @@ impl Session {
             payload_bytes,
             keyed: keyed.is_some(),
             retried: keyed.is_some() && incoming.tags.retry_mark,
-            writes: incoming.opcode != Opcode::Outcome,
+            writes: !matches!(incoming.opcode, Opcode::Outcome | Opcode::ClusterStatus),
         };
         self.outstanding.insert(incoming.request, outstanding);
         self.bytes_in_flight += payload_bytes as usize;

@@ -132,7 +132,9 @@ impl Transactions {
         let is_late = |open: &Open| {
             now - open.begun >= options.transaction_age_max || now - open.touched >= options.transaction_idle_max
         };
-        let late: Vec<u64> = self.open.iter().filter(|(_, open)| is_late(open)).map(|(id, _)| *id).collect();
+        let mut late: Vec<u64> = self.open.iter().filter(|(_, open)| is_late(open)).map(|(id, _)| *id).collect();
+        // Clients are told in this order, which must not come from a hash.
+        late.sort_unstable();
         let error = WireError::new(ErrorCode::TRANSACTION_EXPIRED);
         for id in &late {
             self.take(*id);

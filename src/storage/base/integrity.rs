@@ -1,14 +1,18 @@
 //! What the crate leaves unchecked: its pointer to the manifest, at every open; and all bytes of all tables, when an
 //! operator asks.
 //!
-//! The pointer is a file `current` of 25 bytes: the manifest's number, the 128 bits of its XXH3, both little-endian, and a
+//! The pointer is a file `current` beside the tree of 25 bytes: the manifest's number, the 128 bits of its XXH3, both little-endian, and a
 //! zero that names the checksum. The crate reads the number alone.
 
 use super::{
     Base, LsmBase, LsmOptions, OpenError, full_keys,
+    layout::{TreeNumber, write_synced},
     lsm::{TABLES, caught},
 };
-use crate::{env::Env, types::Version};
+use crate::{
+    env::{Env, Files},
+    types::Version,
+};
 use lsm_tree::AbstractTree;
 use std::{
     io,
@@ -21,7 +25,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 pub(super) const CURRENT: &str = "current";
 const CURRENT_BYTES: usize = 25;
 /// The pointer's file while it is written again.
-const CURRENT_AGAIN: &str = "current.again";
+pub(super) const CURRENT_AGAIN: &str = "current.again";
 /// Longest manifest that is read: some million tables.
 const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// A table is read in pieces of this size.
@@ -41,15 +45,20 @@ pub(super) fn manifest_id(current: &[u8]) -> Option<u64> {
     current.first_chunk::<8>().map(|id| u64::from_le_bytes(*id))
 }
 
-/// Checks the pointer and the manifest that it names. A directory without both is fine, if no tables lie there.
-pub(super) fn check_manifest(env: &Env, directory: &Path) -> Result<(), OpenError> {
+/// Checks the pointer and the manifest that it names. A directory without both is fine, if no tables lie there and it need
+/// not hold a tree.
+pub(super) fn check_manifest(env: &Env, directory: &Path, is_needed: bool) -> Result<(), OpenError> {
     let path = directory.join(CURRENT);
     let damaged = |path: &Path, what: String| Err(OpenError::Damaged { path: path.to_owned(), what });
     let current = match env.files().read(&path) {
         Ok(current) => current,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let has_tables = env.files().list(&directory.join(TABLES)).is_ok_and(|tables| !tables.is_empty());
-            return if has_tables { damaged(&path, "it is missing, and tables are there".into()) } else { Ok(()) };
+            return if is_needed || has_tables {
+                damaged(&path, "it is missing, and tables are there".into())
+            } else {
+                Ok(())
+            };
         }
         Err(source) => return Err(OpenError::Io { path, source }),
     };
@@ -80,22 +89,36 @@ pub(super) fn check_manifest(env: &Env, directory: &Path) -> Result<(), OpenErro
 /// is given up on its word. It is written again, for after a sync that failed another one proves nothing. Before anything is
 /// cleared away, for the manifest that it replaced may still be the durable one.
 pub(super) fn settle(env: &Env, directory: &Path) -> Result<(), OpenError> {
-    let (path, again) = (directory.join(CURRENT), directory.join(CURRENT_AGAIN));
     let files = env.files();
-    let write = || {
-        let current = match files.read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            current => current?,
-        };
-        let file = files.open(&again, true)?;
-        file.set_length(0)?;
-        file.write_at(&current, 0)?;
-        file.sync_data()?;
-        files.rename(&again, &path)?;
-        files.sync_directory(&directory.join(TABLES))?;
-        files.sync_directory(directory)
+    let settle = || {
+        if rewrite(files, directory)? {
+            files.sync_directory(&directory.join(TABLES))?;
+            files.sync_directory(directory)?;
+        }
+        Ok(())
     };
-    write().map_err(|source| OpenError::Io { path: path.clone(), source })
+    settle().map_err(|source| OpenError::Io { path: directory.join(CURRENT), source })
+}
+
+/// The same for the pointer to the folder that a tree lies in.
+pub(super) fn settle_place(env: &Env, directory: &Path, present: TreeNumber) -> Result<(), OpenError> {
+    if present == TreeNumber::FIRST {
+        return Ok(());
+    }
+    let settled = rewrite(env.files(), directory).and_then(|_| env.files().sync_directory(directory));
+    settled.map_err(|source| OpenError::Io { path: directory.join(CURRENT), source })
+}
+
+/// Writes a pointer again, if it is there, but for the sync of its name.
+fn rewrite(files: &dyn Files, directory: &Path) -> io::Result<bool> {
+    let (path, again) = (directory.join(CURRENT), directory.join(CURRENT_AGAIN));
+    let current = match files.read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        current => current?,
+    };
+    write_synced(files, &again, &current)?;
+    files.rename(&again, &path)?;
+    Ok(true)
 }
 
 /// Reads everything that a base in `directory` holds and tells what is wrong; nothing, if it is sound. For a base that no

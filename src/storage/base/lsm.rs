@@ -31,9 +31,12 @@
 //! is true.
 
 use super::{
-    Base, BaseError, BaseRow, BaseUsage, EachBaseRow, FULL_KEYS_START, Marker, MarkerError, OpenError, RunRow,
-    integrity::{CURRENT, check_manifest, manifest_id, settle},
+    Base, BaseError, BaseRow, BaseSpace, BaseUsage, EachBaseRow, FULL_KEYS_START, Marker, MarkerError, OpenError,
+    RunRow,
+    integrity::{CURRENT, check_manifest, manifest_id, settle, settle_place},
+    layout::{TreeNumber, clear, present_tree, remove_tree},
     marker::FORMAT,
+    space,
 };
 use crate::{
     env::{Env, Lock},
@@ -90,14 +93,45 @@ impl Default for LsmOptions {
 pub struct LsmBase {
     tree: Tree,
     env: Env,
+    /// Where the base lies.
+    root: PathBuf,
+    number: TreeNumber,
+    /// Where its tree lies.
     directory: PathBuf,
     marker: Mutex<Option<Marker>>,
     is_empty: AtomicBool,
     strategy: Arc<Leveled>,
-    table_bytes: u64,
+    options: LsmOptions,
+    caches: Caches,
     /// Held by whoever writes or merges.
     writing: Mutex<()>,
-    _lock: Box<dyn Lock>,
+    /// In this order, behind the tree: its files go when nobody has them open, and nobody else comes before they have.
+    removal: Removal,
+    lock: Arc<dyn Lock>,
+}
+
+/// What all trees of a base share.
+#[derive(Clone)]
+struct Caches {
+    blocks: Arc<Cache>,
+    descriptors: Arc<DescriptorTable>,
+}
+
+/// Removes a tree's files when it is dropped, if another has taken its place.
+struct Removal {
+    env: Env,
+    root: PathBuf,
+    number: TreeNumber,
+    is_due: Arc<AtomicBool>,
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        if self.is_due.load(Ordering::Acquire) {
+            // What cannot be removed is removed at the next open.
+            let _ = remove_tree(self.env.files(), &self.root, self.number);
+        }
+    }
 }
 
 impl fmt::Debug for LsmBase {
@@ -108,7 +142,7 @@ impl fmt::Debug for LsmBase {
 
 impl LsmBase {
     /// Opens the base in a directory, or makes an empty one there. Reads the descriptions of all tables, not their rows;
-    /// removes what an interrupted write left.
+    /// removes what an interrupted write left, and trees that another has taken the place of.
     pub fn open(env: &Env, directory: &Path, options: LsmOptions) -> Result<LsmBase, OpenError> {
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -120,20 +154,50 @@ impl LsmBase {
             io::ErrorKind::WouldBlock => OpenError::InUse { path: lock_path.clone() },
             _ => OpenError::Io { path: lock_path.clone(), source },
         })?;
-        check_manifest(env, directory)?;
-        settle(env, directory)?;
-        let damaged = |what: String| OpenError::Damaged { path: directory.to_owned(), what };
-        let config = Config::new(directory, SequenceNumberCounter::default(), SequenceNumberCounter::default())
-            .use_cache(Arc::new(Cache::with_capacity_bytes(options.block_cache_bytes)))
-            .use_descriptor_table(Some(Arc::new(DescriptorTable::new(FILES_OPEN_MAX))));
+        let present = present_tree(env, directory)?;
+        let tree = present.directory(directory);
+        check_manifest(env, &tree, present != TreeNumber::FIRST)?;
+        settle_place(env, directory, present)?;
+        settle(env, &tree)?;
+        let caches = Caches {
+            blocks: Arc::new(Cache::with_capacity_bytes(options.block_cache_bytes)),
+            descriptors: Arc::new(DescriptorTable::new(FILES_OPEN_MAX)),
+        };
+        let base = LsmBase::open_tree(env, directory, present, options, caches, Arc::from(lock))?;
+        if base.marker.lock().is_none() && (!base.is_empty.load(Ordering::Relaxed) || present != TreeNumber::FIRST) {
+            return Err(OpenError::Damaged { path: tree, what: "there are tables and no marker".into() });
+        }
+        clear(env, directory, present).map_err(io(directory))?;
+        Ok(base)
+    }
+
+    /// Opens another tree of the same base, or makes an empty one.
+    pub(super) fn open_beside(&self, number: TreeNumber) -> Result<LsmBase, OpenError> {
+        LsmBase::open_tree(&self.env, &self.root, number, self.options, self.caches.clone(), Arc::clone(&self.lock))
+    }
+
+    fn open_tree(
+        env: &Env,
+        root: &Path,
+        number: TreeNumber,
+        options: LsmOptions,
+        caches: Caches,
+        lock: Arc<dyn Lock>,
+    ) -> Result<LsmBase, OpenError> {
+        let directory = number.directory(root);
+        let damaged = |what: String| OpenError::Damaged { path: directory.clone(), what };
+        let config = Config::new(&directory, SequenceNumberCounter::default(), SequenceNumberCounter::default())
+            .use_cache(Arc::clone(&caches.blocks))
+            .use_descriptor_table(Some(Arc::clone(&caches.descriptors)));
         let tree = match caught(|| config.open()) {
             Ok(AnyTree::Standard(tree)) => tree,
             Ok(AnyTree::Blob(_)) => return Err(damaged("values stand apart from their keys".into())),
             Err(BaseError::NoSpace(what)) => {
-                return Err(io(directory)(io::Error::new(io::ErrorKind::StorageFull, what)));
+                let source = io::Error::new(io::ErrorKind::StorageFull, what);
+                return Err(OpenError::Io { path: directory, source });
             }
             Err(BaseError::Failed(what)) => {
-                let path = damaged_table(env, directory).unwrap_or_else(|| directory.to_owned());
+                let path = damaged_table(env, &directory).unwrap_or(directory);
                 return Err(OpenError::Damaged { path, what });
             }
         };
@@ -141,25 +205,43 @@ impl LsmBase {
             is_empty: AtomicBool::new(tree.table_count() == 0),
             tree,
             env: env.clone(),
-            directory: directory.to_owned(),
+            root: root.to_owned(),
+            number,
+            directory: directory.clone(),
             marker: Mutex::default(),
             strategy: Arc::new(
                 Leveled::default().with_l0_threshold(RUNS_MERGED).with_table_target_size(options.table_bytes),
             ),
-            table_bytes: options.table_bytes,
+            options,
+            caches,
             writing: Mutex::default(),
-            _lock: lock,
+            removal: Removal { env: env.clone(), root: root.to_owned(), number, is_due: Arc::default() },
+            lock,
         };
         let marker = base.read_marker().map_err(|error| damaged(error.to_string()))?;
         let marker = marker.map(|row| Marker::decode(row.value())).transpose().map_err(|error| match error {
-            MarkerError::Format(found) => OpenError::Format { path: directory.to_owned(), found, known: FORMAT },
+            MarkerError::Format(found) => OpenError::Format { path: directory.clone(), found, known: FORMAT },
             error => damaged(error.to_string()),
         })?;
-        if marker.is_none() && !base.is_empty.load(Ordering::Relaxed) {
-            return Err(damaged("there are tables and no marker".into()));
-        }
         *base.marker.lock() = marker;
         Ok(base)
+    }
+
+    pub(super) fn env(&self) -> &Env {
+        &self.env
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn number(&self) -> TreeNumber {
+        self.number
+    }
+
+    /// True once another tree has taken the place of this one.
+    pub(super) fn is_replaced(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.removal.is_due)
     }
 
     fn read_marker(&self) -> Result<Option<BaseRow>, BaseError> {
@@ -175,12 +257,56 @@ impl LsmBase {
         &self.tree
     }
 
+    /// Makes rows durable in one step, without a marker: for a tree that nobody reads yet.
+    pub(super) fn write_rows(&self, rows: &[RunRow]) -> Result<(), BaseError> {
+        self.write_tables(None, &mut rows.iter().cloned().map(Ok))
+    }
+
+    fn write_tables(
+        &self,
+        marker: Option<RunRow>,
+        rows: &mut dyn Iterator<Item = Result<RunRow, BaseError>>,
+    ) -> Result<(), BaseError> {
+        self.writing((), || {
+            let mut refused = None;
+            let mut last = marker.as_ref().map(|row| (row.key.clone(), row.version));
+            let rows = rows.map(|row| {
+                let row = row?;
+                let is_next = row.key[..] >= *FULL_KEYS_START
+                    && last
+                        .as_ref()
+                        .is_none_or(|(key, version)| *key < row.key || (*key == row.key && *version > row.version));
+                last = Some((row.key.clone(), row.version));
+                if is_next { Ok(row) } else { Err(BaseError::Failed("the rows of a run are out of order".into())) }
+            });
+            let items = marker.into_iter().map(Ok).chain(rows).map(|row| {
+                row.map(item).map_err(|error| {
+                    refused = Some(error);
+                    lsm_tree::Error::Unrecoverable
+                })
+            });
+            let written = caught(|| {
+                let Some((tables, _)) = self.tree.flush_to_tables(items)? else { return Ok(()) };
+                self.tree.register_tables(&tables, None, None, &[], OFFSET)
+            });
+            match refused {
+                Some(error) => Err(error),
+                None => written,
+            }
+        })?;
+        self.is_empty.store(false, Ordering::Release);
+        Ok(())
+    }
+
     /// Writes with `work`; if that fails, puts away what it left.
     ///
     /// The crate clears away old manifests at the end of a step, and a failure of that is a failure of the step, although the
     /// step is durable and shown by then. It counts as done: its answer is `shown`, and the next open clears away the rest.
     fn writing<T>(&self, shown: T, work: impl FnOnce() -> Result<T, BaseError>) -> Result<T, BaseError> {
         let _writing = self.writing.lock();
+        if self.removal.is_due.load(Ordering::Acquire) {
+            return Err(BaseError::Failed("another tree has taken the place of this one".into()));
+        }
         let first_table = self.tree.next_table_id();
         let manifest = |tree: &Tree| caught(|| Ok(tree.current_version().id()));
         let before = manifest(&self.tree)?;
@@ -249,34 +375,8 @@ impl Base for LsmBase {
             return Err(BaseError::NoSpace(format!("{RUNS_MAX} runs wait to be merged")));
         }
         let marker_row = RunRow::new(MARKER_KEY, Version(marker.sequence), Some(&marker.encode()));
-        self.writing((), || {
-            let mut refused = None;
-            let mut last: Option<(Bytes, Version)> = None;
-            let items = std::iter::once(Ok(marker_row)).chain(rows).map(|row| {
-                let row = row.and_then(|row| {
-                    let is_next = last.as_ref().is_none_or(|(key, version)| {
-                        row.key[..] >= *FULL_KEYS_START
-                            && (*key < row.key || (*key == row.key && *version > row.version))
-                    });
-                    last = Some((row.key.clone(), row.version));
-                    if is_next { Ok(row) } else { Err(BaseError::Failed("the rows of a run are out of order".into())) }
-                });
-                row.map(item).map_err(|error| {
-                    refused = Some(error);
-                    lsm_tree::Error::Unrecoverable
-                })
-            });
-            let written = caught(|| {
-                let Some((tables, _)) = self.tree.flush_to_tables(items)? else { return Ok(()) };
-                self.tree.register_tables(&tables, None, None, &[], OFFSET)
-            });
-            match refused {
-                Some(error) => Err(error),
-                None => written,
-            }
-        })?;
+        self.write_tables(Some(marker_row), rows)?;
         *self.marker.lock() = Some(marker.clone());
-        self.is_empty.store(false, Ordering::Release);
         Ok(())
     }
 
@@ -304,7 +404,7 @@ impl Base for LsmBase {
                 disk_bytes: self.tree.disk_space(),
                 rows: self.tree.approximate_len() as u64,
                 runs: self.tree.l0_run_count() as u64,
-                compaction_bytes: level_bytes(0) + first_merged.min(64 * self.table_bytes),
+                compaction_bytes: level_bytes(0) + first_merged.min(64 * self.options.table_bytes),
             })
         });
         // What can fail here is the crate's lock, poisoned by a panic that was told to whoever met it.
@@ -313,6 +413,19 @@ impl Base for LsmBase {
 
     fn available(&self) -> Result<u64, BaseError> {
         self.env.files().available(&self.directory).map_err(|error| io_error(&error))
+    }
+
+    fn begin_space(&self, name: [u8; 16]) -> Result<Box<dyn BaseSpace>, BaseError> {
+        space::begin(self, name)
+    }
+
+    fn space_progress(&self) -> Option<Bytes> {
+        // What cannot be read is found when it is gone on with.
+        space::progress_beside(self).ok().flatten()
+    }
+
+    fn discard_space(&self) -> Result<(), BaseError> {
+        space::discard(self).map_err(|error| io_error(&error))
     }
 }
 
@@ -334,7 +447,7 @@ fn item(row: RunRow) -> InternalValue {
     InternalValue::from_components(row.key, value, OFFSET + row.version.0, kind)
 }
 
-fn io_error(error: &io::Error) -> BaseError {
+pub(super) fn io_error(error: &io::Error) -> BaseError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => BaseError::NoSpace(error.to_string()),
         _ => BaseError::Failed(error.to_string()),

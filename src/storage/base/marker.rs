@@ -1,9 +1,12 @@
 //! The marker: how far a base goes.
 //!
 //! ```text
-//! format 2 · sequence 8 · has log id 1 · term 8 · leader 8 · index 8 · version 8 · chain 8 · clock 8 · idempotency floor 8
+//! format 2 · sequence 8 · flags 1 · term 8 · leader 8 · index 8 · version 8 · chain 8 · clock 8 · idempotency floor 8
 //! · length 4 · membership · CRC-32 of all before 4
 //! ```
+//!
+//! Flags: 1, there is a log id; 2, the marker is of an installed snapshot. The first format does not know the second flag,
+//! and is still written where it does not stand, so that an older build opens what it can.
 //!
 //! It has a checksum of its own, although the base has them too: everything else is judged by it.
 
@@ -14,8 +17,10 @@ use crate::{
 };
 use bytes::{BufMut, Bytes};
 
-/// The format that this program writes, and the latest that it reads.
-pub(super) const FORMAT: u16 = 1;
+/// The latest format that this program writes and reads.
+pub(super) const FORMAT: u16 = 2;
+const HAS_LOG_ID: u8 = 1;
+const INSTALLED: u8 = 2;
 /// Longest membership that a marker carries.
 const MEMBERSHIP_BYTES_MAX: usize = 1024 * 1024;
 
@@ -28,6 +33,9 @@ pub struct Marker {
     pub applied: Applied,
     /// The membership applied last, in the encoding of whoever orders entries.
     pub membership: Bytes,
+    /// Whether this is what another replica sent, and nothing was stored since. Then this node's own log may lie below, or
+    /// hold other entries there, if a crash came before it was purged up to the snapshot: it is superseded.
+    pub installed: bool,
 }
 
 /// Why bytes are no marker.
@@ -57,9 +65,10 @@ impl Marker {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(96 + self.membership.len());
-        out.put_u16(FORMAT);
+        out.put_u16(if self.installed { FORMAT } else { 1 });
         out.put_u64(self.sequence);
-        out.put_u8(u8::from(self.applied.log_id.is_some()));
+        let log_id_flag = if self.applied.log_id.is_some() { HAS_LOG_ID } else { 0 };
+        out.put_u8(log_id_flag | if self.installed { INSTALLED } else { 0 });
         let log_id = self.applied.log_id.unwrap_or(LogId { term: Term(0), leader: NodeId(0), index: 0 });
         out.put_u64(log_id.term.0);
         out.put_u64(log_id.leader.0);
@@ -87,13 +96,12 @@ impl Marker {
             return Err(MarkerError::Format(format));
         }
         let sequence = reader.u64()?;
-        let has_log_id = reader.u8()?;
+        let flags = reader.u8()?;
+        if flags & !(HAS_LOG_ID | INSTALLED) != 0 || (format == 1 && flags & INSTALLED != 0) {
+            return Err(MarkerError::Field("flags"));
+        }
         let log_id = LogId { term: Term(reader.u64()?), leader: NodeId(reader.u64()?), index: reader.u64()? };
-        let log_id = match has_log_id {
-            0 => None,
-            1 => Some(log_id),
-            _ => return Err(MarkerError::Field("log id")),
-        };
+        let log_id = (flags & HAS_LOG_ID != 0).then_some(log_id);
         let applied = Applied {
             log_id,
             version: Version(reader.u64()?),
@@ -107,7 +115,7 @@ impl Marker {
         }
         let membership = Bytes::copy_from_slice(membership);
         reader.finish()?;
-        Ok(Marker { sequence, applied, membership })
+        Ok(Marker { sequence, applied, membership, installed: flags & INSTALLED != 0 })
     }
 }
 
@@ -126,12 +134,13 @@ mod tests {
                 idempotency_floor: Version(2),
             },
             membership: Bytes::from_static(b"1,2,3"),
+            installed: false,
         }
     }
 
     #[test]
     fn a_marker_is_read_as_it_was_written() {
-        for marker in [marker(), Marker::default()] {
+        for marker in [marker(), Marker { installed: true, ..marker() }, Marker::default()] {
             assert_eq!(Marker::decode(&marker.encode()), Ok(marker));
         }
     }
@@ -145,6 +154,21 @@ mod tests {
         let bytes = marker().encode();
         let hex: String = bytes[..bytes.len() - 4].iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, golden);
+    }
+
+    #[test]
+    fn the_second_format_is_written_for_what_the_first_cannot_say() {
+        let first = marker().encode();
+        let second = Marker { installed: true, ..marker() }.encode();
+        assert_eq!((&first[..2], first[10]), (&[0, 1][..], 1));
+        assert_eq!((&second[..2], second[10]), (&[0, 2][..], 3));
+        assert_eq!(first[11..first.len() - 4], second[11..second.len() - 4]);
+        for (format, flags) in [(1, 2), (1, 3), (2, 4), (2, 0xff)] {
+            let mut bytes = first[..first.len() - 4].to_vec();
+            (bytes[1], bytes[10]) = (format, flags);
+            bytes.put_u32(crc32fast::hash(&bytes));
+            assert_eq!(Marker::decode(&bytes), Err(MarkerError::Field("flags")), "format {format}, flags {flags}");
+        }
     }
 
     #[test]
@@ -164,8 +188,8 @@ mod tests {
     fn a_later_format_is_told_from_damage() {
         let mut bytes = marker().encode();
         bytes.truncate(bytes.len() - 4);
-        bytes[1] = 2;
+        bytes[1] = 3;
         bytes.put_u32(crc32fast::hash(&bytes));
-        assert_eq!(Marker::decode(&bytes), Err(MarkerError::Format(2)));
+        assert_eq!(Marker::decode(&bytes), Err(MarkerError::Format(3)));
     }
 }

@@ -16,13 +16,18 @@
 //! [`Base::compact`] clears away. It may forget a version as soon as a newer one of the same key stands in the base, if it
 //! was told so; the engine tells it so only when no reader can ask for the older one.
 //!
+//! A snapshot of another replica is written into a *space* beside what is read ([`BaseSpace`]), and takes its place in one
+//! durable step. Until then a crash leaves what was there, and as much of the space as was durable.
+//!
 //! Two implementations stand behind the trait: [`LsmBase`] on disk, and a simulated one in the test framework that fails
 //! where a script says so. The base never decides what is stored, and never looks at the log.
 
 mod integrity;
+mod layout;
 mod lsm;
 mod marker;
 mod restore;
+mod space;
 #[cfg(test)]
 mod tests;
 
@@ -33,7 +38,7 @@ pub use restore::restore_base;
 
 use crate::types::{KeyRange, Version};
 use bytes::{BufMut, Bytes, BytesMut};
-use std::{io, ops::ControlFlow, path::PathBuf};
+use std::{io, ops::ControlFlow, path::PathBuf, sync::Arc};
 
 /// Where full keys begin: they hold the four bytes of their keyspace. What is below is the base's own.
 pub(super) const FULL_KEYS_START: &[u8] = &[0; 4];
@@ -196,4 +201,32 @@ pub trait Base: Send + Sync + 'static {
 
     /// Bytes that may still be written where it lies.
     fn available(&self) -> Result<u64, BaseError>;
+
+    /// Begins a space beside this base, or goes on with the one under this name, should it be whole. A space under another
+    /// name is discarded. Not while somebody has one.
+    fn begin_space(&self, name: [u8; 16]) -> Result<Box<dyn BaseSpace>, BaseError>;
+
+    /// What the caller noted last in a space that stands beside this base, whatever its name; `None` if there is none.
+    fn space_progress(&self) -> Option<Bytes>;
+
+    /// Discards the space that stands beside this base, if one does. Not while somebody has it.
+    fn discard_space(&self) -> Result<(), BaseError>;
+}
+
+/// A base that is being filled beside the one that is read.
+pub trait BaseSpace: Send {
+    /// What the caller noted with the rows that it wrote last; empty before.
+    fn progress(&self) -> Bytes;
+
+    /// Makes rows, and the caller's note of how far it has come, durable in one step. Keys ascend, over all calls, and come
+    /// once.
+    fn write_rows(&mut self, rows: &[RunRow], progress: Bytes) -> Result<(), BaseError>;
+
+    /// Takes the place of the base that it stands beside, with a marker, in one durable step. The other can be read for as
+    /// long as somebody has it, and is removed then; written it cannot be any more.
+    ///
+    /// # Errors
+    /// [`BaseError::NoSpace`]: nothing has changed. [`BaseError::Failed`]: which of the two is there is known only after a
+    /// reopen.
+    fn switch(self: Box<Self>, marker: &Marker) -> Result<Arc<dyn Base>, BaseError>;
 }

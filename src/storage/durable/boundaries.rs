@@ -14,7 +14,7 @@
 use crate::{
     env::Moment,
     storage::{Applied, Write},
-    types::Version,
+    types::{LogId, Version},
 };
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -81,26 +81,43 @@ impl Boundaries {
         Boundary { applied, membership: membership.clone(), written: self.written }
     }
 
-    /// History below `target` may go. Returns how far to cut: a boundary that a flush can still end at.
-    pub(super) fn keep_from(&mut self, target: Version, applied: Applied, membership: &Bytes) -> Option<Version> {
+    /// History below `target` may go. Returns how far to cut: a boundary that a flush can still end at, and so none after
+    /// the last entry that is durable.
+    pub(super) fn keep_from(
+        &mut self,
+        target: Version,
+        applied: Applied,
+        membership: &Bytes,
+        durable: Option<LogId>,
+    ) -> Option<Version> {
         if target >= applied.version && self.noted.back().is_none_or(|last| last.applied.log_id != applied.log_id) {
             self.push(applied, membership);
         }
         self.kept_from = self.kept_from.max(target);
-        let kept_from = self.kept_from;
-        let goal =
-            self.noted.iter().rev().map(|boundary| boundary.applied.version).find(|&version| version <= kept_from)?;
+        let goal = self.noted.iter().rev().find(|boundary| self.is_outlived(boundary, durable))?.applied.version;
         let goal = self.flushing.map_or(goal, |target| goal.min(target));
         // What lies below is no longer exact. Of those at the goal itself the last is enough.
-        while self.noted.get(1).is_some_and(|next| next.applied.version <= goal) {
+        let is_enough = |next: &Boundary| next.applied.version <= goal && next.applied.log_id <= durable;
+        while self.noted.get(1).is_some_and(is_enough) {
             self.noted.pop_front();
         }
         Some(goal)
     }
 
-    /// The last boundary whose older history nobody wants, from `horizon` on: below it something was cut.
-    pub(super) fn outlived(&self, horizon: Version) -> Option<&Boundary> {
-        let last = self.noted.iter().rev().find(|boundary| boundary.applied.version <= self.kept_from)?;
+    /// Whether nobody wants the history before a boundary, and the log is durable up to it.
+    fn is_outlived(&self, boundary: &Boundary, durable: Option<LogId>) -> bool {
+        boundary.applied.version <= self.kept_from && boundary.applied.log_id <= durable
+    }
+
+    /// The last boundary up to which the log is durable, from `horizon` on: below it something was cut.
+    pub(super) fn durable(&self, durable: Option<LogId>, horizon: Version) -> Option<&Boundary> {
+        let last = self.noted.iter().rev().find(|boundary| boundary.applied.log_id <= durable)?;
+        (last.applied.version >= horizon).then_some(last)
+    }
+
+    /// The same among those whose older history nobody wants.
+    pub(super) fn outlived(&self, durable: Option<LogId>, horizon: Version) -> Option<&Boundary> {
+        let last = self.noted.iter().rev().find(|boundary| self.is_outlived(boundary, durable))?;
         (last.applied.version >= horizon).then_some(last)
     }
 

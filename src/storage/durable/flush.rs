@@ -1,6 +1,6 @@
 //! Moving what was written lately into the base, and out of memory. What it relies on stands in the module above.
 
-use super::{DurableEngine, TRIM_ITEMS_MAX, boundaries::Boundary};
+use super::{DurableEngine, State, TRIM_ITEMS_MAX, boundaries::Boundary};
 use crate::{
     storage::{
         BaseError, Error, Marker, RunRow, Scan,
@@ -43,52 +43,50 @@ impl DurableEngine {
     pub(super) fn maintain_piece(&self) -> Result<bool, Error> {
         let _maintenance = self.maintenance.lock();
         self.check_open()?;
-        self.collect();
-        let available = self.look_at_space()?;
-        let usage = self.base.usage();
-        self.base_rows.store(usage.rows, Ordering::Relaxed);
+        self.free_replaced();
+        let state = &*self.state.get();
+        self.collect(state);
+        let available = self.look_at_space(state)?;
+        let usage = state.base.usage();
+        state.base_rows.store(usage.rows, Ordering::Relaxed);
         // A merge leaves half of the reserve to the log, whose room only a flush gives back.
         let may_merge = usage.compaction_bytes + self.options.reserve_bytes / 2 <= available;
-        if usage.runs >= RUNS_MAX && may_merge && self.compact()? {
+        if usage.runs >= RUNS_MAX && may_merge && self.compact(state)? {
             return Ok(true);
         }
-        let unflushed = self.unflushed_bytes();
+        let unflushed = state.unflushed_bytes();
         if unflushed + unflushed / 4 <= available
-            && let Some(flush) = self.begin_flush(false)
+            && let Some(flush) = self.begin_flush(state, false)
         {
-            return Ok(matches!(self.flush(&flush)?, Room::Was));
+            return Ok(matches!(self.flush(state, &flush)?, Room::Was));
         }
-        if may_merge { self.compact() } else { Ok(false) }
+        if may_merge { self.compact(state) } else { Ok(false) }
     }
 
     /// Flushes until nothing is left.
     pub(super) fn flush_all(&self) -> Result<(), Error> {
         let _maintenance = self.maintenance.lock();
         self.check_open()?;
-        while let Some(flush) = self.begin_flush(true) {
-            if let Room::WasNot = self.flush(&flush)? {
+        let state = &*self.state.get();
+        while let Some(flush) = self.begin_flush(state, true) {
+            if let Room::WasNot = self.flush(state, &flush)? {
                 return Err(Error::Failed("no space is left to store what was written".into()));
             }
         }
         Ok(())
     }
 
-    /// Bytes of what only memory has, at most.
-    fn unflushed_bytes(&self) -> u64 {
-        self.chains.bytes().saturating_sub(self.chains.history_bytes())
-    }
-
     /// Takes back what readers have let go of, so that it no longer counts.
-    fn collect(&self) {
+    fn collect(&self, state: &State) {
         for _ in 0..COLLECTIONS {
-            self.chains.writer().hand_over(&crossbeam_epoch::pin());
+            state.chains.writer().hand_over(&crossbeam_epoch::pin());
         }
-        self.note_memory();
+        self.note_memory(state);
     }
 
     /// Looks at the room on disk, and says whether writes must wait for more.
-    fn look_at_space(&self) -> Result<u64, Error> {
-        let available = self.base.available().map_err(|error| self.fail(error.to_string()))?;
+    fn look_at_space(&self, state: &State) -> Result<u64, Error> {
+        let available = state.base.available().map_err(|error| self.fail(error.to_string()))?;
         let reserve = self.options.reserve_bytes;
         self.space.available.store(available, Ordering::Relaxed);
         // Once full, it has room again when that is worth something: an eighth of the reserve.
@@ -99,92 +97,97 @@ impl DurableEngine {
     }
 
     /// Chooses a target, if there is something to store and a reason to do it now, and closes what lies below it.
-    fn begin_flush(&self, everything: bool) -> Option<Flush> {
-        let _writer = self.chains.writer();
-        let mut boundaries = self.boundaries.lock();
-        let progress = self.progress.lock();
+    fn begin_flush(&self, state: &State, everything: bool) -> Option<Flush> {
+        let _writer = state.chains.writer();
+        let mut boundaries = state.boundaries.lock();
+        let progress = state.progress.lock();
         let stored = &progress.stored;
         if stored.applied == progress.applied && stored.membership == progress.membership {
             return None;
         }
+        let (durable, horizon) = (*self.durable.lock(), state.pins.horizon().max(stored.applied.version));
         let present = boundaries.present(progress.applied, &progress.membership);
-        let is_urgent = everything || self.chains.bytes() > self.options.memory_bytes_max / 2;
+        let is_durable = present.applied.log_id <= durable;
+        let present = if is_durable { Some(present) } else { boundaries.durable(durable, horizon).cloned() };
+        let is_urgent = everything || state.chains.bytes() > self.options.memory_bytes_max / 2;
         let is_old = self.env.now() - boundaries.flushed_at >= self.options.slice_age_max;
         // What is flushed leaves the log, which is what takes the room when little is written over and over.
         let is_full = self.space.is_full.load(Ordering::Relaxed);
         let from = stored.applied.version;
-        let boundary = match boundaries.outlived(self.pins.horizon().max(from)) {
-            _ if is_urgent => present,
+        let boundary = match boundaries.outlived(durable, horizon) {
+            _ if is_urgent => present?,
             Some(outlived) => {
                 let written = outlived.written - boundaries.flushed;
-                let bytes = written.min(self.unflushed_bytes());
+                let bytes = written.min(state.unflushed_bytes());
                 let is_long = written >= self.options.slice_bytes.saturating_mul(LOG_SLICES_MAX);
                 if !is_old && !is_full && !is_long && bytes < self.options.slice_bytes {
                     return None;
                 }
                 outlived.clone()
             }
-            None if is_old || is_full => present,
+            None if is_old || is_full => present?,
             None => return None,
         };
         let target = boundary.applied.version;
         boundaries.flushing = Some(target);
-        let pinned = self.pins.close_below(from, target);
+        let pinned = state.pins.close_below(from, target);
         Some(Flush { boundary, from, pinned, sequence: stored.sequence + 1 })
     }
 
     /// Stores what a flush has chosen, and lets it go from memory.
-    fn flush(&self, flush: &Flush) -> Result<Room, Error> {
+    fn flush(&self, state: &State, flush: &Flush) -> Result<Room, Error> {
         let Boundary { applied, membership, .. } = &flush.boundary;
-        let marker = Marker { sequence: flush.sequence, applied: *applied, membership: membership.clone() };
-        let mut rows = Rows::new(&self.chains, flush);
-        match self.base.write_run(&mut rows, &marker) {
+        let (sequence, membership) = (flush.sequence, membership.clone());
+        let marker = Marker { sequence, applied: *applied, membership, installed: false };
+        let mut rows = Rows::new(&state.chains, flush);
+        match state.base.write_run(&mut rows, &marker) {
             Ok(()) => {}
             Err(BaseError::NoSpace(_)) => {
-                self.boundaries.lock().flushing = None;
+                state.boundaries.lock().flushing = None;
                 self.space.is_full.store(true, Ordering::Release);
                 return Ok(Room::WasNot);
             }
             Err(error) => return Err(self.fail(format!("the base cannot be written: {error}"))),
         }
         {
-            let _writer = self.chains.writer();
-            self.flushed.store(applied.version.0, Ordering::Release);
-            self.boundaries.lock().flushed(&flush.boundary, self.env.now());
-            self.progress.lock().stored = marker;
+            let _writer = state.chains.writer();
+            state.flushed.store(applied.version.0, Ordering::Release);
+            state.boundaries.lock().flushed(&flush.boundary, self.env.now());
+            state.progress.lock().stored = marker;
         }
-        self.base_rows.store(self.base.usage().rows, Ordering::Relaxed);
-        self.evict();
+        state.base_rows.store(state.base.usage().rows, Ordering::Relaxed);
+        self.evict(state);
+        self.discard_passed(state).map_err(|error| self.fail(format!("a space cannot be removed: {error}")))?;
         Ok(Room::Was)
     }
 
     /// Takes everything out of memory that the base has, in pieces, between which the writer gets its turn.
-    fn evict(&self) {
-        let flushed = self.flushed();
+    fn evict(&self, state: &State) {
+        let flushed = state.flushed();
         loop {
             let guard = crossbeam_epoch::pin();
-            let mut writer = self.chains.writer();
-            let is_left = self.chains.cut(&mut writer, self.cut_horizon(), flushed, TRIM_ITEMS_MAX, &guard);
+            let mut writer = state.chains.writer();
+            let is_left = state.chains.cut(&mut writer, state.cut_horizon(), flushed, TRIM_ITEMS_MAX, &guard);
             if !is_left {
                 break;
             }
         }
-        let mut walk = Walk::new(&self.chains);
+        let mut walk = Walk::new(&state.chains);
         while walk.next() {
             let guard = crossbeam_epoch::pin();
-            let mut writer = self.chains.writer();
-            self.chains.evict(&mut writer, &walk.keys, flushed, &guard);
+            let mut writer = state.chains.writer();
+            state.chains.evict(&mut writer, &walk.keys, flushed, &guard);
         }
-        self.collect();
+        self.collect(state);
     }
 
     /// Merges a piece of the base. What no reader can ask for may be forgotten.
-    fn compact(&self) -> Result<bool, Error> {
-        let flushed = self.flushed();
+    fn compact(&self, state: &State) -> Result<bool, Error> {
+        let flushed = state.flushed();
         // Who comes after this is not below the floor, and that is not below what was flushed.
-        let (_, oldest) = self.pins.live();
+        let (_, oldest) = state.pins.live();
         let forget_below = oldest.is_none_or(|oldest| oldest >= flushed).then(|| flushed.next());
-        match self.base.compact(forget_below) {
+        match state.base.compact(forget_below) {
             Ok(is_done) => Ok(is_done),
             Err(BaseError::NoSpace(_)) => {
                 self.space.is_full.store(true, Ordering::Release);
@@ -192,6 +195,13 @@ impl DurableEngine {
             }
             Err(error) => Err(self.fail(format!("the base cannot be merged: {error}"))),
         }
+    }
+}
+
+impl State {
+    /// Bytes of what only memory has, at most.
+    fn unflushed_bytes(&self) -> u64 {
+        self.chains.bytes().saturating_sub(self.chains.history_bytes())
     }
 }
 

@@ -31,6 +31,9 @@
 //! to F leaves memory, though pins live below it: they read the base, and while they live the base forgets nothing. So a
 //! reader that stays for a minute costs disk and no memory.
 //!
+//! No flush passes the durable end of the log ([`Engine::set_durable`]): a base that has come further than the log after a
+//! crash could not be told from a log that has lost its end.
+//!
 //! Applying never waits for the base's disk, except for what an atomic operation must read.
 //!
 //! # Bounds
@@ -47,30 +50,33 @@
 
 mod boundaries;
 mod flush;
+mod install;
 mod reads;
 mod scan;
 #[cfg(test)]
 mod tests;
 
 use super::{
-    Applied, Base, BaseError, Engine, Error, LsmBase, LsmOptions, Marker, OpenError, Pin, Pins, Pressure, Row, Scan,
-    Usage, Write,
-    memory::{Absent, Chains, check_writes},
+    Applied, Base, BaseError, Engine, Error, Install, InstallError, LsmBase, LsmOptions, Marker, OpenError, Pin, Pins,
+    Pressure, Row, Scan, Usage, Write,
+    install::Received,
+    memory::{Absent, Chains, Current, check_writes},
 };
 use crate::{
     env::Env,
     storage::base::{FULL_KEYS_END, FULL_KEYS_START},
-    types::Version,
+    types::{LogId, NodeId, Term, Version},
 };
 use boundaries::Boundaries;
 use bytes::Bytes;
+use install::DurableInstall;
 use parking_lot::Mutex;
 use std::{
     fmt,
     ops::ControlFlow,
     path::Path,
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -82,6 +88,9 @@ const CLOSED: &str = "the engine was closed";
 const TRIM_ITEMS_MAX: usize = 1024;
 /// Superseded versions that `apply` handles for each write, so that chains do not grow between calls of `trim`.
 const APPLY_TRIM_ITEMS: usize = 2;
+
+/// After every entry.
+const EVERYTHING: LogId = LogId { term: Term(u64::MAX), leader: NodeId(u64::MAX), index: u64::MAX };
 
 /// What the engine is told when it is opened.
 #[derive(Clone, Copy, Debug)]
@@ -115,11 +124,29 @@ impl Default for DurableOptions {
 
 /// A versioned, ordered store that outlives its process.
 ///
-/// Lock order: `maintenance`, the writer of `chains`, `boundaries`, `progress`; none is held while the base works, but
-/// `maintenance`.
+/// Lock order: `latest_install`, `maintenance`, the writer of `chains`, `boundaries`, `progress`; none is held while the base
+/// works, but the first two, and the writer's over the switch to a snapshot.
 pub struct DurableEngine {
     env: Env,
-    base: Box<dyn Base>,
+    state: Current<State>,
+    /// What was replaced by snapshots and may still be read.
+    replaced: Mutex<Vec<Arc<State>>>,
+    /// Alive while somebody has the install that was begun last; held while that does something.
+    latest_install: Mutex<Weak<()>>,
+    /// Held by whoever moves something to the base.
+    maintenance: Mutex<()>,
+    /// How far the log is durable.
+    durable: Mutex<Option<LogId>>,
+    is_behind: AtomicBool,
+    space: Space,
+    options: DurableOptions,
+    /// Why the engine has ended, once it has.
+    ended: OnceLock<String>,
+}
+
+/// What it holds: exchanged as a whole when a snapshot is installed.
+struct State {
+    base: Arc<dyn Base>,
     /// Everything above `flushed`.
     chains: Chains,
     visible: AtomicU64,
@@ -128,14 +155,7 @@ pub struct DurableEngine {
     pins: Arc<Pins>,
     boundaries: Mutex<Boundaries>,
     progress: Mutex<Progress>,
-    /// Held by whoever moves something to the base.
-    maintenance: Mutex<()>,
-    is_behind: AtomicBool,
-    space: Space,
     base_rows: AtomicU64,
-    options: DurableOptions,
-    /// Why the engine has ended, once it has.
-    ended: OnceLock<String>,
 }
 
 /// How far the store has come; `applied` moves under its lock together with `visible`.
@@ -171,31 +191,24 @@ impl DurableEngine {
     /// The engine over a base of the caller's.
     #[must_use]
     pub fn over(env: &Env, base: Box<dyn Base>, options: DurableOptions) -> DurableEngine {
-        let stored = base.marker().unwrap_or_default();
-        let version = stored.applied.version;
-        let pins = Arc::new(Pins::default());
-        pins.raise_horizon(version);
         DurableEngine {
             env: env.clone(),
-            chains: Chains::new(options.hash_seed, Absent::Below),
-            visible: AtomicU64::new(version.0),
-            flushed: AtomicU64::new(version.0),
-            pins,
-            boundaries: Mutex::new(Boundaries::new(options.slice_bytes, env.now())),
-            progress: Mutex::new(Progress { applied: stored.applied, membership: stored.membership.clone(), stored }),
+            state: Current::new(Arc::new(State::over(env, Arc::from(base), options))),
+            replaced: Mutex::default(),
+            latest_install: Mutex::default(),
             maintenance: Mutex::default(),
+            durable: Mutex::new(Some(EVERYTHING)),
             is_behind: AtomicBool::new(false),
             space: Space::default(),
-            base_rows: AtomicU64::new(base.usage().rows),
-            base,
             options,
             ended: OnceLock::new(),
         }
     }
 
-    /// Everything up to here stands in the base.
-    fn flushed(&self) -> Version {
-        Version(self.flushed.load(Ordering::Acquire))
+    /// Whether what is stored is a snapshot of another replica, and nothing later: see [`Marker::installed`].
+    #[must_use]
+    pub fn is_installed(&self) -> bool {
+        self.state.get().progress.lock().stored.installed
     }
 
     fn check_open(&self) -> Result<(), Error> {
@@ -215,14 +228,9 @@ impl DurableEngine {
         self.fail(format!("the base cannot be read: {error}"))
     }
 
-    /// How far chains may be cut: what the base has, and what neither pins nor a flush need.
-    fn cut_horizon(&self) -> Version {
-        self.pins.horizon().max(self.flushed())
-    }
-
     /// Writes pause from three quarters of the memory on, until it is half empty again.
-    fn note_memory(&self) {
-        let (bytes, max) = (self.chains.bytes(), self.options.memory_bytes_max);
+    fn note_memory(&self, state: &State) {
+        let (bytes, max) = (state.chains.bytes(), self.options.memory_bytes_max);
         if bytes > max / 4 * 3 {
             self.is_behind.store(true, Ordering::Relaxed);
         } else if bytes < max / 2 {
@@ -242,26 +250,65 @@ impl DurableEngine {
     }
 }
 
-impl Engine for DurableEngine {
+impl State {
+    /// What a base holds, and nothing above it.
+    fn over(env: &Env, base: Arc<dyn Base>, options: DurableOptions) -> State {
+        let stored = base.marker().unwrap_or_default();
+        let version = stored.applied.version;
+        let pins = Arc::new(Pins::default());
+        pins.raise_horizon(version);
+        State {
+            chains: Chains::new(options.hash_seed, Absent::Below),
+            visible: AtomicU64::new(version.0),
+            flushed: AtomicU64::new(version.0),
+            pins,
+            boundaries: Mutex::new(Boundaries::new(options.slice_bytes, env.now())),
+            progress: Mutex::new(Progress { applied: stored.applied, membership: stored.membership.clone(), stored }),
+            base_rows: AtomicU64::new(base.usage().rows),
+            base,
+        }
+    }
+
     fn visible(&self) -> Version {
         Version(self.visible.load(Ordering::Acquire))
     }
 
-    fn applied(&self) -> Applied {
-        self.progress.lock().applied
+    /// Everything up to here stands in the base.
+    fn flushed(&self) -> Version {
+        Version(self.flushed.load(Ordering::Acquire))
     }
 
     fn pin(&self) -> Pin {
         self.pins.pin_latest(|| self.visible())
     }
 
+    /// How far chains may be cut: what the base has, and what neither pins nor a flush need.
+    fn cut_horizon(&self) -> Version {
+        self.pins.horizon().max(self.flushed())
+    }
+}
+
+impl Engine for DurableEngine {
+    fn visible(&self) -> Version {
+        self.state.load(&crossbeam_epoch::pin()).visible()
+    }
+
+    fn applied(&self) -> Applied {
+        self.state.get().progress.lock().applied
+    }
+
+    fn pin(&self) -> Pin {
+        self.state.get().pin()
+    }
+
     fn pin_at(&self, version: Version) -> Result<Pin, Error> {
         self.check_open()?;
-        let visible = self.visible();
+        let state = self.state.get();
+        let visible = state.visible();
         if version > visible {
             return Err(Error::Ahead { asked: version, visible });
         }
-        self.pins.pin(version)
+        state.pins.pin(version)
     }
 
     fn get_latest(
@@ -273,7 +320,10 @@ impl Engine for DurableEngine {
     }
 
     fn get_at(&self, pin: &Pin, keys: &[&[u8]], each: &mut dyn FnMut(usize, Option<Row<'_>>)) -> Result<(), Error> {
-        self.read_at(pin, keys, each)
+        self.check_open()?;
+        let state = self.state.get();
+        state.pins.check(pin)?;
+        self.read_at(&state, pin.version(), keys, each)
     }
 
     fn scan(
@@ -282,51 +332,61 @@ impl Engine for DurableEngine {
         scan: Scan<'_>,
         each: &mut dyn FnMut(&[u8], Row<'_>) -> ControlFlow<()>,
     ) -> Result<(), Error> {
-        self.scan_at(pin, scan, each)
+        let state = self.state.get();
+        state.pins.check(pin)?;
+        self.scan_at(&state, pin.version(), scan, each)
     }
 
     fn apply(&self, writes: &[Write<'_>], applied: Applied) -> Result<(), Error> {
-        let mut writer = self.chains.writer();
+        let state = self.state.get();
+        let mut writer = state.chains.writer();
         self.check_open()?;
-        check_writes(self.visible(), writes, applied)?;
+        assert!(!state.pins.have_ended(), "one caller applies and installs");
+        check_writes(state.visible(), writes, applied)?;
         if writes.iter().any(|write| write.key < FULL_KEYS_START || write.key >= FULL_KEYS_END) {
             return Err(Error::Failed("a key has no keyspace".into()));
         }
         let guard = crossbeam_epoch::pin();
-        self.chains.push(&mut writer, writes, &guard).map_err(|why| self.fail(why))?;
+        state.chains.push(&mut writer, writes, &guard).map_err(|why| self.fail(why))?;
         let membership = {
-            let mut progress = self.progress.lock();
-            self.visible.store(applied.version.0, Ordering::Release);
+            let mut progress = state.progress.lock();
+            state.visible.store(applied.version.0, Ordering::Release);
             progress.applied = applied;
             progress.membership.clone()
         };
-        self.boundaries.lock().note(writes, applied, &membership);
-        self.chains.cut(&mut writer, self.cut_horizon(), self.flushed(), writes.len() * APPLY_TRIM_ITEMS, &guard);
-        self.note_memory();
+        state.boundaries.lock().note(writes, applied, &membership);
+        state.chains.cut(&mut writer, state.cut_horizon(), state.flushed(), writes.len() * APPLY_TRIM_ITEMS, &guard);
+        self.note_memory(&state);
         Ok(())
     }
 
     fn apply_membership(&self, membership: Bytes, applied: Applied) -> Result<(), Error> {
-        let _writer = self.chains.writer();
+        let state = self.state.get();
+        let _writer = state.chains.writer();
         self.check_open()?;
-        check_writes(self.visible(), &[], applied)?;
-        let mut progress = self.progress.lock();
-        self.visible.store(applied.version.0, Ordering::Release);
+        assert!(!state.pins.have_ended(), "one caller applies and installs");
+        check_writes(state.visible(), &[], applied)?;
+        let mut progress = state.progress.lock();
+        state.visible.store(applied.version.0, Ordering::Release);
         progress.applied = applied;
         progress.membership = membership;
         Ok(())
     }
 
     fn membership(&self) -> Bytes {
-        self.progress.lock().membership.clone()
+        self.state.get().progress.lock().membership.clone()
     }
 
     fn stored(&self) -> Applied {
-        self.progress.lock().stored.applied
+        self.state.get().progress.lock().stored.applied
     }
 
     fn stored_membership(&self) -> Bytes {
-        self.progress.lock().stored.membership.clone()
+        self.state.get().progress.lock().stored.membership.clone()
+    }
+
+    fn set_durable(&self, last: Option<LogId>) {
+        *self.durable.lock() = last;
     }
 
     fn maintain(&self) -> Result<bool, Error> {
@@ -334,34 +394,46 @@ impl Engine for DurableEngine {
     }
 
     fn trim(&self, target: Version) -> bool {
-        let mut writer = self.chains.writer();
+        let state = self.state.get();
+        let mut writer = state.chains.writer();
         let goal = {
-            let mut boundaries = self.boundaries.lock();
-            let progress = self.progress.lock();
-            boundaries.keep_from(target, progress.applied, &progress.membership).unwrap_or(Version::ZERO)
+            let mut boundaries = state.boundaries.lock();
+            let progress = state.progress.lock();
+            let durable = *self.durable.lock();
+            boundaries.keep_from(target, progress.applied, &progress.membership, durable).unwrap_or(Version::ZERO)
         };
-        self.pins.raise_horizon(goal);
+        state.pins.raise_horizon(goal);
         let guard = crossbeam_epoch::pin();
-        let is_left = self.chains.cut(&mut writer, self.cut_horizon(), self.flushed(), TRIM_ITEMS_MAX, &guard);
+        let is_left = state.chains.cut(&mut writer, state.cut_horizon(), state.flushed(), TRIM_ITEMS_MAX, &guard);
         writer.hand_over(&guard);
-        self.note_memory();
+        self.note_memory(&state);
         is_left
     }
 
     /// `keys` is an upper estimate: what stands in the base and in memory counts twice, as do rows of the base that wait
     /// to be cleared away.
     fn usage(&self) -> Usage {
-        let (pins, oldest) = self.pins.live();
+        let state = self.state.get();
+        let (pins, oldest) = state.pins.live();
         Usage {
             pressure: self.pressure(),
-            bytes: self.chains.bytes(),
+            bytes: state.chains.bytes(),
             bytes_max: self.options.memory_bytes_max,
-            history_bytes: self.chains.history_bytes(),
-            keys: self.base_rows.load(Ordering::Relaxed) + self.chains.keys(),
+            history_bytes: state.chains.history_bytes(),
+            keys: state.base_rows.load(Ordering::Relaxed) + state.chains.keys(),
             pins,
-            oldest_pin: oldest.unwrap_or_else(|| self.visible()),
-            horizon: self.pins.floor(),
+            oldest_pin: oldest.unwrap_or_else(|| state.visible()),
+            horizon: state.pins.floor(),
         }
+    }
+
+    fn begin_install(
+        self: Arc<Self>,
+        id: [u8; 16],
+        applied: Applied,
+        membership: Bytes,
+    ) -> Result<Box<dyn Install>, InstallError> {
+        Ok(Box::new(DurableInstall::begin(self, Received::nothing(id, applied, membership))?))
     }
 
     fn persist(&self) -> Result<(), Error> {

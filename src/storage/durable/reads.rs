@@ -1,9 +1,9 @@
 //! Point reads: recent first, then the base.
 
-use super::DurableEngine;
+use super::{DurableEngine, State};
 use crate::{
     storage::{
-        BaseRow, Engine, Error, Pin, Row,
+        BaseRow, Error, Row,
         memory::{GROUP, row},
     },
     types::Version,
@@ -32,9 +32,10 @@ impl DurableEngine {
                 }
             }
         }
-        let pin = self.pin();
+        let state = self.state.get();
+        let pin = state.pin();
         let version = pin.version();
-        self.read_at(&pin, keys, &mut |i, row| each(i, version, row))?;
+        self.read_at(&state, version, keys, &mut |i, row| each(i, version, row))?;
         Ok(version)
     }
 
@@ -45,18 +46,19 @@ impl DurableEngine {
         each: &mut dyn FnMut(usize, Version, Option<Row<'_>>),
     ) -> Result<Option<Version>, Error> {
         let guard = crossbeam_epoch::pin();
-        let version = self.visible();
+        let state = self.state.load(&guard);
+        let version = state.visible();
         let mut found = [None; UNPINNED_KEYS_MAX];
         for (keys, found) in keys.chunks(GROUP).zip(found.chunks_mut(GROUP)) {
-            self.chains.read(keys, version, &mut found[..keys.len()], &guard);
+            state.chains.read(keys, version, &mut found[..keys.len()], &guard);
         }
         let found = &found[..keys.len()];
         let mut below = Vec::new();
         for (key, _) in keys.iter().zip(found).filter(|(_, found)| found.is_none()) {
-            below.push(self.base.get(key, version).map_err(|error| self.read_failed(&error))?);
+            below.push(state.base.get(key, version).map_err(|error| self.read_failed(&error))?);
         }
         // Below the floor things are cut and forgotten.
-        if self.pins.floor() > version {
+        if state.pins.floor() > version {
             return Ok(None);
         }
         let mut below = below.iter();
@@ -69,25 +71,24 @@ impl DurableEngine {
         Ok(Some(version))
     }
 
+    /// Reads at a version that is pinned in this state.
     pub(super) fn read_at(
         &self,
-        pin: &Pin,
+        state: &State,
+        version: Version,
         keys: &[&[u8]],
         each: &mut dyn FnMut(usize, Option<Row<'_>>),
     ) -> Result<(), Error> {
-        self.check_open()?;
-        assert!(pin.is_of(&self.pins), "a pin of another engine keeps nothing here");
-        let version = pin.version();
         for (group, keys) in keys.chunks(GROUP).enumerate() {
             let guard = crossbeam_epoch::pin();
             let mut found = [None; GROUP];
-            self.chains.read(keys, version, &mut found[..keys.len()], &guard);
+            state.chains.read(keys, version, &mut found[..keys.len()], &guard);
             for (i, (key, found)) in keys.iter().zip(found).enumerate() {
                 let index = group * GROUP + i;
                 match found {
                     Some(node) => each(index, row(node)),
                     None => {
-                        let below = self.base.get(key, version).map_err(|error| self.read_failed(&error))?;
+                        let below = state.base.get(key, version).map_err(|error| self.read_failed(&error))?;
                         each(index, below.as_ref().map(base_row));
                     }
                 }

@@ -5,10 +5,10 @@
 //! between is in the base by then. Windows grow as the scan goes on, so that seeking in the base is soon cheap beside
 //! reading; what is copied stays bounded. Nothing is held from one window to the next.
 
-use super::DurableEngine;
+use super::{DurableEngine, State};
 use crate::{
     storage::{
-        Error, Pin, Row, Scan,
+        BaseError, Error, Row, Scan,
         base::FULL_KEYS_START,
         memory::{GROUP, Keys},
     },
@@ -43,13 +43,14 @@ impl Window {
 }
 
 impl DurableEngine {
+    /// Visits rows at a version that is pinned in this state.
     pub(super) fn scan_at(
         &self,
-        pin: &Pin,
+        state: &State,
+        at: Version,
         scan: Scan<'_>,
         each: &mut dyn FnMut(&[u8], Row<'_>) -> ControlFlow<()>,
     ) -> Result<(), Error> {
-        assert!(pin.is_of(&self.pins), "a pin of another engine keeps nothing here");
         let mut rest = scan.range.clone();
         if rest.start[..] < *FULL_KEYS_START {
             rest.start = Bytes::from_static(FULL_KEYS_START);
@@ -61,14 +62,16 @@ impl DurableEngine {
             if rest.is_empty() {
                 return Ok(());
             }
-            let last = self.fill(&mut window, &rest, scan.reverse, keys_max, pin.version());
+            let last = state.fill(&mut window, &rest, scan.reverse, keys_max, at);
             let mut range = rest.clone();
             match (&last, scan.reverse) {
                 (None, _) => {}
                 (Some(last), false) => range.end = key_after(last),
                 (Some(last), true) => range.start = last.clone(),
             }
-            if self.merge(&window, &range, scan.reverse, pin.version(), each)?.is_break() || last.is_none() {
+            let flow =
+                state.merge(&window, &range, scan.reverse, at, each).map_err(|error| self.read_failed(&error))?;
+            if flow.is_break() || last.is_none() {
                 return Ok(());
             }
             if scan.reverse {
@@ -79,7 +82,9 @@ impl DurableEngine {
             keys_max = (keys_max * 2).min(WINDOW_KEYS.1);
         }
     }
+}
 
+impl State {
     /// Copies what memory has at the beginning of `rest`. Returns the last key that it speaks for; `None` if it speaks for
     /// all of the rest.
     fn fill(&self, window: &mut Window, rest: &KeyRange, reverse: bool, keys_max: usize, at: Version) -> Option<Bytes> {
@@ -122,10 +127,10 @@ impl DurableEngine {
         reverse: bool,
         at: Version,
         each: &mut dyn FnMut(&[u8], Row<'_>) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, Error> {
+    ) -> Result<ControlFlow<()>, BaseError> {
         let mut next = 0;
         let mut flow = ControlFlow::Continue(());
-        let scanned = self.base.scan(range, reverse, at, &mut |base_key, version, value| {
+        self.base.scan(range, reverse, at, &mut |base_key, version, value| {
             while next < window.rows.len() {
                 let (key, row) = window.row(next);
                 let order = if reverse { base_key.cmp(key) } else { key.cmp(base_key) };
@@ -142,8 +147,7 @@ impl DurableEngine {
             }
             flow = each(base_key, Row { version, value });
             flow
-        });
-        scanned.map_err(|error| self.read_failed(&error))?;
+        })?;
         while flow.is_continue() && next < window.rows.len() {
             let (key, row) = window.row(next);
             next += 1;

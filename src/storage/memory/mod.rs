@@ -16,6 +16,8 @@
 //! passed its version, and only then hands out what it found. What is unlinked is freed once no reader's guard is as old.
 
 mod chains;
+mod current;
+mod install;
 mod node;
 mod order;
 mod prefetch;
@@ -28,13 +30,18 @@ mod usage;
 mod writer;
 
 pub(super) use chains::{Chains, check_writes, row};
+pub(super) use current::Current;
 pub(super) use order::Keys;
 pub(super) use table::GROUP;
 pub(super) use writer::Absent;
 
-use super::{Applied, Engine, Error, Pin, Pins, Pressure, Row, Scan, Usage, Write};
-use crate::types::Version;
+use super::{
+    Applied, Engine, Error, Install, InstallError, Pin, Pins, Pressure, Row, Scan, Usage, Write, install::Received,
+};
+use crate::types::{LogId, Version};
 use bytes::Bytes;
+use crossbeam_epoch::Guard;
+use install::{MemoryInstall, Partial};
 use parking_lot::Mutex;
 use std::{
     fmt,
@@ -67,15 +74,25 @@ pub struct MemoryOptions {
 
 /// A versioned, ordered store in memory.
 pub struct MemoryEngine {
+    state: Current<State>,
+    /// What was replaced by snapshots and may still be looked at.
+    replaced: Mutex<Vec<Arc<State>>>,
+    /// What came of a snapshot whose transfer was interrupted.
+    partial: Mutex<Option<Partial>>,
+    hash_seed: u64,
+    bytes_max: u64,
+    /// Why the engine has ended, once it has.
+    ended: OnceLock<String>,
+}
+
+/// What it holds: exchanged as a whole when a snapshot is installed.
+struct State {
     chains: Chains,
     visible: AtomicU64,
     pins: Arc<Pins>,
     /// Moves under its lock together with `visible`.
     marker: Mutex<Applied>,
     membership: Mutex<Bytes>,
-    bytes_max: u64,
-    /// Why the engine has ended, once it has.
-    ended: OnceLock<String>,
 }
 
 impl fmt::Debug for MemoryEngine {
@@ -84,16 +101,71 @@ impl fmt::Debug for MemoryEngine {
     }
 }
 
+impl State {
+    fn new(chains: Chains, applied: Applied, membership: Bytes) -> State {
+        let pins = Arc::new(Pins::default());
+        pins.raise_horizon(applied.version);
+        State {
+            chains,
+            visible: AtomicU64::new(applied.version.0),
+            pins,
+            marker: Mutex::new(applied),
+            membership: Mutex::new(membership),
+        }
+    }
+
+    fn visible(&self) -> Version {
+        Version(self.visible.load(Ordering::Acquire))
+    }
+
+    fn pin(&self) -> Pin {
+        self.pins.pin_latest(|| self.visible())
+    }
+
+    /// One attempt to read up to [`UNPINNED_KEYS_MAX`] keys without a pin.
+    fn try_get_latest(
+        &self,
+        keys: &[&[u8]],
+        guard: &Guard,
+        each: &mut dyn FnMut(usize, Version, Option<Row<'_>>),
+    ) -> Option<Version> {
+        let version = self.visible();
+        let mut found = [None; UNPINNED_KEYS_MAX];
+        for (keys, found) in keys.chunks(GROUP).zip(found.chunks_mut(GROUP)) {
+            self.chains.read(keys, version, &mut found[..keys.len()], guard);
+        }
+        if self.pins.floor() > version {
+            return None;
+        }
+        for (i, found) in found[..keys.len()].iter().enumerate() {
+            each(i, version, found.and_then(row));
+        }
+        Some(version)
+    }
+
+    /// Reads at a version that is pinned here.
+    fn get_at(&self, version: Version, keys: &[&[u8]], guard: &Guard, each: &mut dyn FnMut(usize, Option<Row<'_>>)) {
+        for (group, keys) in keys.chunks(GROUP).enumerate() {
+            let mut found = [None; GROUP];
+            let found = &mut found[..keys.len()];
+            self.chains.read(keys, version, found, guard);
+            for (i, found) in found.iter().enumerate() {
+                each(group * GROUP + i, found.and_then(row));
+            }
+        }
+    }
+}
+
 impl MemoryEngine {
     /// An empty store at version zero.
     #[must_use]
     pub fn new(options: MemoryOptions) -> MemoryEngine {
+        let chains = Chains::new(options.hash_seed, Absent::Nowhere);
         MemoryEngine {
-            chains: Chains::new(options.hash_seed, Absent::Nowhere),
-            visible: AtomicU64::new(0),
-            pins: Arc::default(),
-            marker: Mutex::default(),
-            membership: Mutex::default(),
+            state: Current::new(Arc::new(State::new(chains, Applied::default(), Bytes::new()))),
+            replaced: Mutex::default(),
+            partial: Mutex::default(),
+            hash_seed: options.hash_seed,
             bytes_max: options.bytes_max,
             ended: OnceLock::new(),
         }
@@ -110,45 +182,29 @@ impl MemoryEngine {
     fn fail(&self, why: String) -> Error {
         Error::Failed(self.ended.get_or_init(|| why).clone())
     }
-
-    /// One attempt to read up to [`UNPINNED_KEYS_MAX`] keys without a pin.
-    fn try_get_latest(&self, keys: &[&[u8]], each: &mut dyn FnMut(usize, Version, Option<Row<'_>>)) -> Option<Version> {
-        let guard = crossbeam_epoch::pin();
-        let version = self.visible();
-        let mut found = [None; UNPINNED_KEYS_MAX];
-        for (keys, found) in keys.chunks(GROUP).zip(found.chunks_mut(GROUP)) {
-            self.chains.read(keys, version, &mut found[..keys.len()], &guard);
-        }
-        if self.pins.floor() > version {
-            return None;
-        }
-        for (i, found) in found[..keys.len()].iter().enumerate() {
-            each(i, version, found.and_then(row));
-        }
-        Some(version)
-    }
 }
 
 impl Engine for MemoryEngine {
     fn visible(&self) -> Version {
-        Version(self.visible.load(Ordering::Acquire))
+        self.state.load(&crossbeam_epoch::pin()).visible()
     }
 
     fn applied(&self) -> Applied {
-        *self.marker.lock()
+        *self.state.get().marker.lock()
     }
 
     fn pin(&self) -> Pin {
-        self.pins.pin_latest(|| self.visible())
+        self.state.get().pin()
     }
 
     fn pin_at(&self, version: Version) -> Result<Pin, Error> {
         self.check_open()?;
-        let visible = self.visible();
+        let state = self.state.get();
+        let visible = state.visible();
         if version > visible {
             return Err(Error::Ahead { asked: version, visible });
         }
-        self.pins.pin(version)
+        state.pins.pin(version)
     }
 
     fn get_latest(
@@ -157,32 +213,27 @@ impl Engine for MemoryEngine {
         each: &mut dyn FnMut(usize, Version, Option<Row<'_>>),
     ) -> Result<Version, Error> {
         self.check_open()?;
+        let guard = crossbeam_epoch::pin();
+        let state = self.state.load(&guard);
         if keys.len() <= UNPINNED_KEYS_MAX {
             for _ in 0..UNPINNED_ATTEMPTS {
-                if let Some(version) = self.try_get_latest(keys, each) {
+                if let Some(version) = state.try_get_latest(keys, &guard, each) {
                     return Ok(version);
                 }
             }
         }
-        let pin = self.pin();
+        let pin = state.pin();
         let version = pin.version();
-        self.get_at(&pin, keys, &mut |i, row| each(i, version, row))?;
+        state.get_at(version, keys, &guard, &mut |i, row| each(i, version, row));
         Ok(version)
     }
 
     fn get_at(&self, pin: &Pin, keys: &[&[u8]], each: &mut dyn FnMut(usize, Option<Row<'_>>)) -> Result<(), Error> {
         self.check_open()?;
-        assert!(pin.is_of(&self.pins), "a pin of another engine keeps nothing here");
         let guard = crossbeam_epoch::pin();
-        let version = pin.version();
-        for (group, keys) in keys.chunks(GROUP).enumerate() {
-            let mut found = [None; GROUP];
-            let found = &mut found[..keys.len()];
-            self.chains.read(keys, version, found, &guard);
-            for (i, found) in found.iter().enumerate() {
-                each(group * GROUP + i, found.and_then(row));
-            }
-        }
+        let state = self.state.load(&guard);
+        state.pins.check(pin)?;
+        state.get_at(pin.version(), keys, &guard, each);
         Ok(())
     }
 
@@ -192,7 +243,8 @@ impl Engine for MemoryEngine {
         scan: Scan<'_>,
         each: &mut dyn FnMut(&[u8], Row<'_>) -> ControlFlow<()>,
     ) -> Result<(), Error> {
-        assert!(pin.is_of(&self.pins), "a pin of another engine keeps nothing here");
+        let state = self.state.get();
+        state.pins.check(pin)?;
         let version = pin.version();
         let mut keys = Keys::default();
         let mut keys_max = SCAN_KEYS.0;
@@ -203,7 +255,7 @@ impl Engine for MemoryEngine {
                 return Ok(());
             }
             keys.reset(keys_max);
-            let was_all = self.chains.copy_keys(scan, last.as_deref(), &mut keys);
+            let was_all = state.chains.copy_keys(scan, last.as_deref(), &mut keys);
             let guard = crossbeam_epoch::pin();
             for first in (0..keys.len()).step_by(GROUP) {
                 let count = GROUP.min(keys.len() - first);
@@ -212,7 +264,7 @@ impl Engine for MemoryEngine {
                     *key = keys.get(first + i);
                 }
                 let mut found = [None; GROUP];
-                self.chains.read(&group[..count], version, &mut found[..count], &guard);
+                state.chains.read(&group[..count], version, &mut found[..count], &guard);
                 for (key, found) in group[..count].iter().zip(found) {
                     if let Some(row) = found.and_then(row)
                         && each(key, row).is_break()
@@ -232,32 +284,36 @@ impl Engine for MemoryEngine {
     }
 
     fn apply(&self, writes: &[Write<'_>], applied: Applied) -> Result<(), Error> {
-        let mut writer = self.chains.writer();
+        let state = self.state.get();
+        let mut writer = state.chains.writer();
         self.check_open()?;
-        check_writes(self.visible(), writes, applied)?;
+        assert!(!state.pins.have_ended(), "one caller applies and installs");
+        check_writes(state.visible(), writes, applied)?;
         let guard = crossbeam_epoch::pin();
-        self.chains.push(&mut writer, writes, &guard).map_err(|why| self.fail(why))?;
+        state.chains.push(&mut writer, writes, &guard).map_err(|why| self.fail(why))?;
         {
-            let mut marker = self.marker.lock();
-            self.visible.store(applied.version.0, Ordering::Release);
+            let mut marker = state.marker.lock();
+            state.visible.store(applied.version.0, Ordering::Release);
             *marker = applied;
         }
-        let horizon = self.pins.horizon();
-        self.chains.cut(&mut writer, horizon, horizon, writes.len() * APPLY_TRIM_ITEMS, &guard);
+        let horizon = state.pins.horizon();
+        state.chains.cut(&mut writer, horizon, horizon, writes.len() * APPLY_TRIM_ITEMS, &guard);
         Ok(())
     }
 
     fn apply_membership(&self, membership: Bytes, applied: Applied) -> Result<(), Error> {
         self.check_open()?;
-        let mut marker = self.marker.lock();
-        check_writes(self.visible(), &[], applied)?;
+        let state = self.state.get();
+        let mut marker = state.marker.lock();
+        assert!(!state.pins.have_ended(), "one caller applies and installs");
+        check_writes(state.visible(), &[], applied)?;
         *marker = applied;
-        *self.membership.lock() = membership;
+        *state.membership.lock() = membership;
         Ok(())
     }
 
     fn membership(&self) -> Bytes {
-        self.membership.lock().clone()
+        self.state.get().membership.lock().clone()
     }
 
     fn stored(&self) -> Applied {
@@ -268,32 +324,46 @@ impl Engine for MemoryEngine {
         self.membership()
     }
 
+    fn set_durable(&self, _last: Option<LogId>) {}
+
     fn maintain(&self) -> Result<bool, Error> {
         self.check_open()?;
         Ok(false)
     }
 
     fn trim(&self, target: Version) -> bool {
-        let mut writer = self.chains.writer();
-        let horizon = self.pins.raise_horizon(target.min(self.visible()));
+        self.free_replaced();
+        let state = self.state.get();
+        let mut writer = state.chains.writer();
+        let horizon = state.pins.raise_horizon(target.min(state.visible()));
         let guard = crossbeam_epoch::pin();
-        self.chains.cut(&mut writer, horizon, horizon, TRIM_ITEMS_MAX, &guard);
+        state.chains.cut(&mut writer, horizon, horizon, TRIM_ITEMS_MAX, &guard);
         writer.hand_over(&guard);
         writer.is_behind(horizon.0)
     }
 
     fn usage(&self) -> Usage {
-        let (pins, oldest) = self.pins.live();
+        let state = self.state.get();
+        let (pins, oldest) = state.pins.live();
         Usage {
             pressure: Pressure::None,
-            bytes: self.chains.bytes(),
+            bytes: state.chains.bytes(),
             bytes_max: self.bytes_max,
-            history_bytes: self.chains.history_bytes(),
-            keys: self.chains.keys(),
+            history_bytes: state.chains.history_bytes(),
+            keys: state.chains.keys(),
             pins,
-            oldest_pin: oldest.unwrap_or_else(|| self.visible()),
-            horizon: self.pins.floor(),
+            oldest_pin: oldest.unwrap_or_else(|| state.visible()),
+            horizon: state.pins.floor(),
         }
+    }
+
+    fn begin_install(
+        self: Arc<Self>,
+        id: [u8; 16],
+        applied: Applied,
+        membership: Bytes,
+    ) -> Result<Box<dyn Install>, InstallError> {
+        Ok(Box::new(MemoryInstall::begin(self, Received::nothing(id, applied, membership))?))
     }
 
     fn persist(&self) -> Result<(), Error> {

@@ -37,11 +37,16 @@ enum Change {
     Create(PathBuf, Node),
     Rename(PathBuf, PathBuf),
     Remove(PathBuf),
+    RemoveDirectory(PathBuf),
 }
 
 impl Change {
     fn is_in(&self, directory: &Path) -> bool {
-        let (Change::Directory(path) | Change::Create(path, _) | Change::Remove(path) | Change::Rename(path, _)) = self;
+        let (Change::Directory(path)
+        | Change::Create(path, _)
+        | Change::Remove(path)
+        | Change::RemoveDirectory(path)
+        | Change::Rename(path, _)) = self;
         let target = if let Change::Rename(_, to) = self { to } else { path };
         path.parent() == Some(directory) || target.parent() == Some(directory)
     }
@@ -58,6 +63,7 @@ impl Names {
                 }
             }
             Change::Remove(path) => _ = self.files.remove(path),
+            Change::RemoveDirectory(path) => _ = self.directories.remove(path),
         }
     }
 }
@@ -143,6 +149,14 @@ impl Disk {
     pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
         self.find(path).ok_or(io::ErrorKind::NotFound)?;
         self.change(Change::Remove(path.to_owned()));
+        Ok(())
+    }
+
+    pub(super) fn remove_directory(&mut self, path: &Path) -> io::Result<()> {
+        if !self.list(path)?.is_empty() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        self.change(Change::RemoveDirectory(path.to_owned()));
         Ok(())
     }
 

@@ -90,6 +90,28 @@ fn names_survive_in_order_and_a_directory_is_synced_alone() {
 }
 
 #[test]
+fn a_directory_goes_when_it_is_empty_and_for_good_when_the_one_above_is_synced() {
+    let (files, above, directory) = (SimulatedFiles::new(), Path::new("/d"), Path::new("/d/e"));
+    files.create_directory(directory).unwrap();
+    drop(opened(&files, "/d/e/a"));
+    assert!(files.remove_directory(directory).is_err(), "it is not empty");
+    files.remove(Path::new("/d/e/a")).unwrap();
+    [Path::new("/"), above, directory].into_iter().for_each(|path| files.sync_directory(path).unwrap());
+    files.remove_directory(directory).unwrap();
+    assert!(files.list(directory).is_err() && files.remove_directory(directory).is_err());
+    let is_left = |seed: u64| {
+        let copy = SimulatedFiles {
+            state: Arc::new(Mutex::new(State { disk: lock(&files.state).disk.clone(), ..State::default() })),
+        };
+        copy.crash(seed);
+        copy.list(directory).is_ok()
+    };
+    assert!((0..30).any(is_left) && !(0..30).all(is_left));
+    files.sync_directory(above).unwrap();
+    assert!(!(0..30).any(is_left));
+}
+
+#[test]
 fn after_a_failed_sync_bytes_are_seen_and_a_later_sync_does_not_write_them() {
     let files = SimulatedFiles::new();
     let file = opened(&files, "/a");

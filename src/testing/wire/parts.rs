@@ -1,7 +1,9 @@
 //! What random messages are made of.
 
-use crate::types::{KeyspaceId, Version};
-use crate::wire::{BackupRow, Blob, Field, Found, Grease, Key, ListBuf, Op, OpResult, RangeRef, Row, Text};
+use crate::types::{KeyspaceId, NodeId, Version};
+use crate::wire::{
+    BackupRow, Blob, ClusterMember, Field, Found, Grease, Key, ListBuf, Op, OpResult, RangeRef, Row, Text,
+};
 use crate::wire::{Condition, Test};
 use bytes::Bytes;
 use quickcheck::{Arbitrary, Gen};
@@ -21,6 +23,7 @@ pub(super) struct Parts {
     pub(super) found_list: ListBuf,
     pub(super) row_list: ListBuf,
     pub(super) backup_row_list: ListBuf,
+    pub(super) member_list: ListBuf,
     pub(super) condition_list: ListBuf,
     pub(super) op_lists: [ListBuf; 2],
     pub(super) result_list: ListBuf,
@@ -92,6 +95,23 @@ fn push_condition(g: &mut Gen, list: &mut ListBuf) {
     list.push(&Condition { key: &key, test: *g.choose(&tests).expect("there are tests") });
 }
 
+fn push_member(g: &mut Gen, list: &mut ListBuf) {
+    let (peer_address, client_address) = (text(g), text(g));
+    list.push(&ClusterMember {
+        node: NodeId(number(g)),
+        voter: bool::arbitrary(g),
+        peer_address: &peer_address,
+        client_address: &client_address,
+        known: bool::arbitrary(g),
+        matched: number(g),
+        lag: number(g),
+        contact_ms: number(g),
+        version: Version(number(g)),
+        chain: number(g),
+        level: u16::arbitrary(g),
+    });
+}
+
 fn push_op(g: &mut Gen, list: &mut ListBuf) {
     let (key, value, bound, flags) = (full_key(g), blob(g), blob(g), <[bool; 2]>::from(<(bool, bool)>::arbitrary(g)));
     let range = range(1, &value, &bound, bool::arbitrary(g));
@@ -147,6 +167,7 @@ impl Arbitrary for Parts {
             backup_row_list: list(g, |g, rows| {
                 push(rows, BackupRow { key: &full_key(g), version: Version(number(g)), value: &blob(g) });
             }),
+            member_list: list(g, push_member),
             condition_list: list(g, push_condition),
             op_lists: std::array::from_fn(|_| list(g, push_op)),
             result_list: list(g, push_result),

@@ -4,10 +4,10 @@ use super::parts::{Parts, grease};
 use crate::types::{ClusterId, KeyspaceId, NodeId, Term, Version};
 use crate::wire::registry::{ERRORS, OPCODES};
 use crate::wire::{
-    AtomicReply, BackupChunk, BackupEnd, Cancel, Chunk, CommitReply, Credit, DecodeError, DeleteRangeReply, ErrorCode,
-    ExecuteReply, Found, GetManyReply, GetReply, Goaway, Grease, Hello, Kind, ListBuf, Notice, Opcode,
-    OpenKeyspaceReply, Outcome, OutcomeReply, OutcomeState, Ping, Response, Retry, Role, ScanEnd, ScanEndReason,
-    StatusReply, Tag, VersionReply, Welcome, WireError,
+    AtomicReply, BackupChunk, BackupEnd, Cancel, Chunk, ClusterAddReply, ClusterStatusReply, CommitReply, Credit,
+    DecodeError, DeleteRangeReply, ErrorCode, ExecuteReply, Found, GetManyReply, GetReply, Goaway, Grease, Hello, Kind,
+    ListBuf, Notice, Opcode, OpenKeyspaceReply, Outcome, OutcomeReply, OutcomeState, Ping, Response, Retry, Role,
+    ScanEnd, ScanEndReason, StatusReply, Tag, VersionReply, Welcome, WireError,
 };
 use bytes::BytesMut;
 use quickcheck::{Arbitrary, Gen};
@@ -277,6 +277,13 @@ impl AnyReply {
                 };
                 Response::Outcome(OutcomeReply { state })
             }
+            Opcode::ClusterStatus => Response::ClusterStatus(ClusterStatusReply {
+                version,
+                leader: NodeId(numbers[1]),
+                term: Term(numbers[2]),
+                members: self.parts.member_list.as_list(),
+            }),
+            Opcode::ClusterAdd => Response::ClusterAdd(ClusterAddReply { version, node: NodeId(numbers[1]) }),
             _ => Response::Version(VersionReply { version }),
         }
     }

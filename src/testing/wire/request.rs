@@ -1,7 +1,7 @@
 //! Any request.
 
 use super::parts::{Parts, grease, range};
-use crate::types::{IdempotencyPair, Isolation, Version};
+use crate::types::{IdempotencyPair, Isolation, NodeId, Version};
 use crate::wire::registry::{OPCODES, TagSet};
 use crate::wire::{Consistency, Execute, Grease, IfGone, Opcode, Request, RequestBody, RequestTags, Scan, Tag};
 use bytes::BytesMut;
@@ -80,6 +80,11 @@ impl AnyRequest {
             Opcode::Savepoint => RequestBody::Savepoint { name },
             Opcode::RollbackTo => RequestBody::RollbackTo { name },
             Opcode::Backup => RequestBody::Backup { credit: numbers[2] as u32 },
+            Opcode::ClusterStatus => RequestBody::ClusterStatus,
+            Opcode::ClusterRemove => RequestBody::ClusterRemove { node: NodeId(numbers[1]) },
+            Opcode::ClusterTransfer => RequestBody::ClusterTransfer { node: NodeId(numbers[1]) },
+            Opcode::ClusterPromote => RequestBody::ClusterPromote { node: NodeId(numbers[1]) },
+            Opcode::ClusterAdd => RequestBody::ClusterAdd { peer_address: text },
             Opcode::Outcome => {
                 RequestBody::Outcome { pair: IdempotencyPair { key: *array, seen: Version(numbers[1]) } }
             }

@@ -133,7 +133,8 @@ pub struct Append {
     pub previous: Option<LogId>,
     /// Up to where the leader knows entries to be committed.
     pub committed: Option<LogId>,
-    /// The last entry that the leader has applied, and the chain hash after it, where it tells them.
+    /// An entry after which whoever hears this has come to another state than a majority, and the majority's chain hash after
+    /// it: who has another there stops.
     pub chain: Option<(LogId, u64)>,
     /// The entries: at most [`APPEND_ENTRIES_MAX`].
     pub entries: Vec<PeerEntry>,

@@ -70,7 +70,7 @@ pub(super) const APPEND: &[FieldRow] = &[
     field_doc(
         "chain",
         FieldType::Optional(&[log_id("entry", ""), field("hash", FieldType::U64)]),
-        "the last entry that the leader has applied, and the chain hash after it, where it tells them",
+        "an entry after which the acceptor has come to another state than a majority, and the majority's chain hash after it: an acceptor that has another there stops",
     ),
     field_doc(
         "entries",

@@ -43,7 +43,7 @@ pub const PREFACE: [u8; PREFACE_BYTES] = [0x51, 0x44, 0x50, 0x0d, 0x0a, 0x1a, 0x
 /// The least version of the peer protocol that this code speaks.
 pub const PEER_VERSION_MIN: u8 = 1;
 /// The greatest version of the peer protocol that this code speaks.
-pub const PEER_VERSION_MAX: u8 = 1;
+pub const PEER_VERSION_MAX: u8 = if cfg!(feature = "skew") { 2 } else { 1 };
 /// The longest payload of a frame between peers once the handshake is done: an entry is one transaction more than a group
 /// may have, and an append carries at least one entry.
 pub const PEER_PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;

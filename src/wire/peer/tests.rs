@@ -52,6 +52,7 @@ fn a_hello_that_makes_no_sense_is_refused() {
     }
 }
 
+// spec: QP-PEER-011
 // spec: QP-PEER-013
 #[test]
 fn answers_that_do_not_exist_are_refused() {
@@ -102,6 +103,7 @@ fn the_rows_of_a_part_ascend_and_keep_to_the_limits() {
 }
 
 // spec: QP-PEER-020
+// spec: QP-PEER-021
 #[test]
 fn a_membership_has_a_length() {
     let begin = |bytes: usize| {

@@ -259,6 +259,12 @@ errors! {
     UNAVAILABLE = 0x57 request Backoff NotApplied;
     /// The disk has less room than the server keeps free. Reads go on, and so do writes once there is room again.
     DISK_FULL = 0x58 request Backoff NotApplied;
+    /// No member of the cluster has this id.
+    UNKNOWN_NODE = 0x59 request Never NotApplied;
+    /// The change would leave too few members that are heard to commit anything: LIMIT are needed, ACTUAL would be heard.
+    QUORUM_AT_RISK = 0x5a request Never NotApplied;
+    /// The node hears too few others to answer.
+    NO_QUORUM = 0x5b request Backoff NotApplied;
 
     /// The idempotency pair is older than what records are kept for. On a marked retry the outcome is unknown.
     KEY_EXPIRED = 0x60 request Never NotApplied;

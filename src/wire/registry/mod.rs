@@ -27,7 +27,7 @@ pub const FRAMING_VERSION: u8 = 1;
 /// The least protocol version that this code speaks.
 pub const PROTOCOL_VERSION_MIN: u8 = 1;
 /// The greatest protocol version that this code speaks.
-pub const PROTOCOL_VERSION_MAX: u8 = 1;
+pub const PROTOCOL_VERSION_MAX: u8 = if cfg!(feature = "skew") { 2 } else { 1 };
 /// The features that this code knows, by name.
 pub const FEATURES: &[Named] = &[
     Named { number: 0, name: "scan-count", doc: "SCAN may ask for a count alone" },

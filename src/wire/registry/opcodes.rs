@@ -43,6 +43,16 @@ pub enum Opcode {
     Outcome = 0x0035,
     /// Every row of every keyspace as of one version, as a stream.
     Backup = 0x0070,
+    /// Who is a member of the cluster, and how far each has come.
+    ClusterStatus = 0x0071,
+    /// Takes a member out of the cluster.
+    ClusterRemove = 0x0072,
+    /// Hands the leader's office to another member.
+    ClusterTransfer = 0x0073,
+    /// Makes a learner a voter.
+    ClusterPromote = 0x0074,
+    /// Reserves an identity for a node that will join.
+    ClusterAdd = 0x0075,
 }
 
 /// What is known of an opcode.
@@ -90,7 +100,7 @@ pub const OPCODES_RESERVED: &[ReservedRange] = &[
     ReservedRange { first: 0x0040, last: 0x004f, name: "WATCH" },
     ReservedRange { first: 0x0050, last: 0x005f, name: "QUERY" },
     ReservedRange { first: 0x0060, last: 0x006f, name: "CATALOG, INDEX" },
-    ReservedRange { first: 0x0071, last: 0x007f, name: "CLUSTER, ADMIN" },
+    ReservedRange { first: 0x0076, last: 0x007f, name: "CLUSTER, ADMIN" },
 ];
 
 const VERSION: FieldRow = field("version", FieldType::U64);
@@ -109,6 +119,19 @@ const ROW: &[FieldRow] = &[
     field_doc("key", FieldType::Bytes16, "without its keyspace"),
     field("row_version", FieldType::U64),
     field_doc("value", FieldType::Bytes32, "empty if keys alone were asked for"),
+];
+const MEMBER: &[FieldRow] = &[
+    field("node", FieldType::U64),
+    field_doc("voter", BOOLEAN, "no: a learner"),
+    field_doc("peer_address", FieldType::Text16, "at most 255 bytes"),
+    field_doc("client_address", FieldType::Text16, "at most 255 bytes"),
+    field_doc("known", BOOLEAN, "whether the node that answers knows what follows"),
+    field_doc("matched", FieldType::U64, "the index of the last log entry that it holds"),
+    field_doc("lag", FieldType::U64, "how many entries it is behind the leader"),
+    field_doc("contact_ms", FieldType::U64, "how long ago it was last heard; 2^64 - 1: never"),
+    field_doc("version", FieldType::U64, "the last version that it has applied, as it last told"),
+    field_doc("chain", FieldType::U64, "the chain hash after it"),
+    field_doc("level", FieldType::U16, "the greatest state-machine level that it knows"),
 ];
 const BACKUP_ROW: &[FieldRow] = &[KEY, field("row_version", FieldType::U64), field("value", FieldType::Bytes32)];
 const FOUND: &[FieldRow] = &[
@@ -410,4 +433,29 @@ opcodes! {
             field_doc("clock_ms", FieldType::U64, "of the cluster, no earlier than the version; since the Unix epoch"),
         ];
         tags [MIN_VERSION RESUME_TOKEN CONSISTENCY]
+    ClusterStatus "CLUSTER_STATUS" "who is a member of the cluster, and how far each has come"
+        request &[];
+        response &[
+            field_doc("version", FieldType::U64, "the last version applied"),
+            field_doc("leader", FieldType::U64, "who leads; 0: that is not known"),
+            field("term", FieldType::U64),
+            field_doc("members", FieldType::List16(MEMBER), "learners included, by id"),
+        ];
+        tags []
+    ClusterRemove "CLUSTER_REMOVE" "takes a member out of the cluster"
+        request &[field("node", FieldType::U64)];
+        response VERSION_ALONE;
+        tags []
+    ClusterTransfer "CLUSTER_TRANSFER" "hands the leader's office to another member"
+        request &[field_doc("node", FieldType::U64, "0: whoever is best")];
+        response VERSION_ALONE;
+        tags []
+    ClusterPromote "CLUSTER_PROMOTE" "makes a learner a voter"
+        request &[field("node", FieldType::U64)];
+        response VERSION_ALONE;
+        tags []
+    ClusterAdd "CLUSTER_ADD" "reserves an identity for the node that will join from an address"
+        request &[field_doc("peer_address", FieldType::Text16, "where its peer listener is; 1 to 255 bytes")];
+        response &[VERSION, field_doc("node", FieldType::U64, "the identity")];
+        tags []
 }

@@ -2,7 +2,7 @@
 //! flushes, evicts and merges.
 
 use super::*;
-use crate::storage::{BaseRow, BaseUsage, EachBaseRow, RunRow};
+use crate::storage::{BaseRow, BaseSpace, BaseUsage, EachBaseRow, RunRow};
 
 type Interruption = Box<dyn FnMut() + Send>;
 
@@ -61,6 +61,18 @@ impl Base for Interrupted {
 
     fn available(&self) -> Result<u64, BaseError> {
         self.inner.available()
+    }
+
+    fn begin_space(&self, name: [u8; 16]) -> Result<Box<dyn BaseSpace>, BaseError> {
+        self.inner.begin_space(name)
+    }
+
+    fn space_progress(&self) -> Option<Bytes> {
+        self.inner.space_progress()
+    }
+
+    fn discard_space(&self) -> Result<(), BaseError> {
+        self.inner.discard_space()
     }
 }
 
@@ -166,6 +178,18 @@ impl Base for InterruptedWrite {
 
     fn available(&self) -> Result<u64, BaseError> {
         self.inner.available()
+    }
+
+    fn begin_space(&self, name: [u8; 16]) -> Result<Box<dyn BaseSpace>, BaseError> {
+        self.inner.begin_space(name)
+    }
+
+    fn space_progress(&self) -> Option<Bytes> {
+        self.inner.space_progress()
+    }
+
+    fn discard_space(&self) -> Result<(), BaseError> {
+        self.inner.discard_space()
     }
 }
 

@@ -58,11 +58,11 @@ fn run(base: Box<dyn Base>, rounds: u64) -> u64 {
     }
     assert_eq!(engine.usage().oldest_pin, pin.version());
     assert!(engine.stored().version > pin.version());
-    let held = engine.base.usage().rows;
+    let held = engine.state.get().base.usage().rows;
     drop((pin, in_between));
     engine.persist().unwrap();
     maintain_all(&engine);
-    assert!(engine.base.usage().rows < held, "with the readers what they needed goes");
+    assert!(engine.state.get().base.usage().rows < held, "with the readers what they needed goes");
     bytes_max
 }
 

@@ -4,6 +4,7 @@
 
 mod damage;
 mod failures;
+mod installs;
 mod interrupted;
 mod long_reader;
 mod model;

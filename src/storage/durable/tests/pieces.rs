@@ -136,7 +136,7 @@ fn a_slice_is_flushed_when_it_is_full_and_its_history_outlived() {
     let stored = engine.stored();
     assert!(stored.version <= before && stored.version.0 > before.0 - 3, "{stored:?} and {before}");
     assert_eq!(stored, log.entries[stored.log_id.unwrap().index as usize].applied);
-    assert_eq!(engine.chains.keys(), 50 - stored.version.0);
+    assert_eq!(engine.state.get().chains.keys(), 50 - stored.version.0);
 }
 
 #[test]
@@ -325,4 +325,63 @@ fn what_is_written_over_and_over_leaves_the_log() {
     }
     let behind = engine.visible().0 - engine.stored().version.0;
     assert!(behind <= of_slices(9), "{behind} entries are only in the log");
+}
+
+/// An entry that others have can be applied before this machine's own log has it.
+#[test]
+fn nothing_is_stored_that_the_log_may_lose() {
+    for seed in 1..30 {
+        let (base, mut log, mut model) = (SimulatedBase::new(seed), Log::default(), Model::default());
+        let mut random = Random::new(seed);
+        // Boundaries behind every entry, or behind many.
+        let options = DurableOptions { slice_bytes: [256, 64 << 10][seed as usize % 2], ..small() };
+        let engine = DurableEngine::over(&Env::real(), Box::new(base.clone()), options);
+        engine.set_durable(None);
+        let mut durable = 0;
+        for _ in 0..100 {
+            match random.below(8) {
+                0..4 => {
+                    let commits = random.below(2);
+                    let writes = vec![(key(&format!("{}", random.below(9))), Some(vec![7; 90]))];
+                    model.apply(log.push(vec![writes; commits as usize], None));
+                    log.entries.last().unwrap().apply(&engine).unwrap();
+                }
+                4 => {
+                    let unsynced = log.entries.len() as u64 - durable;
+                    durable += random.below(unsynced + 1);
+                    engine.set_durable(durable.checked_sub(1).map(log_id));
+                }
+                5 => drop(engine.trim(Version(engine.visible().0.saturating_sub(random.below(5))))),
+                6 => drop(engine.maintain().unwrap()),
+                _ => engine.persist().unwrap(),
+            }
+            let stored = engine.stored();
+            assert!(stored.log_id <= durable.checked_sub(1).map(log_id), "{stored:?}, durable below {durable}");
+            let rows = scan(&engine, &engine.pin(), &everything(), false, usize::MAX);
+            assert_eq!(rows, model.scan(&everything(), false, engine.visible().0));
+        }
+        let stored = engine.stored();
+        drop(engine);
+        let engine = over(&base.crash());
+        assert_eq!(engine.stored(), stored);
+        let rows = scan(&engine, &engine.pin(), &everything(), false, usize::MAX);
+        assert_eq!(rows, model.scan(&everything(), false, stored.version.0));
+        log.after(stored).iter().for_each(|entry| entry.apply(&engine).unwrap());
+        engine.persist().unwrap();
+        assert_eq!(engine.stored(), log.last());
+    }
+}
+
+/// Trimming stops where a flush can still end: a log that is always a little behind holds no flush up.
+#[test]
+fn a_log_that_lags_behind_holds_no_flush_up() {
+    let (base, mut log) = (SimulatedBase::new(1), Log::default());
+    let engine = DurableEngine::over(&Env::real(), Box::new(base), DurableOptions { slice_bytes: 1024, ..small() });
+    for i in 0..500 {
+        put(&mut log, &engine, "hot", &[7; 100]);
+        engine.set_durable((i >= 3_u64).then(|| log_id(i - 3)));
+        engine.trim(engine.visible());
+        engine.persist().unwrap();
+        assert!(engine.stored().version.0 + 4 >= engine.visible().0, "{:?} at {i}", engine.stored());
+    }
 }

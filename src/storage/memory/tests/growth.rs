@@ -131,5 +131,5 @@ fn keys_of_every_length_fit_a_leaf() {
         apply(&engine, (sizes.len() + i + 1) as u64, &[(key, None)]);
     }
     trim_all(&engine, u64::MAX);
-    assert!(engine.chains.order.read().is_empty());
+    assert!(engine.state.get().chains.order.read().is_empty());
 }

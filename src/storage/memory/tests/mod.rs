@@ -17,7 +17,7 @@ pub(super) fn engine() -> MemoryEngine {
 /// An engine that keeps only these bits of a key's hash.
 pub(super) fn engine_with_hash_bits(mask: u64) -> MemoryEngine {
     let engine = engine();
-    engine.chains.table.hash_mask.store(mask, Ordering::Relaxed);
+    engine.state.get().chains.table.hash_mask.store(mask, Ordering::Relaxed);
     engine
 }
 
@@ -89,7 +89,7 @@ fn the_table_of_the_module_doc_holds() {
     trim_all(&engine, 9);
     let usage = engine.usage();
     assert_eq!((usage.keys, usage.history_bytes, usage.horizon), (0, 0, Version(9)));
-    assert!(engine.chains.order.read().is_empty());
+    assert!(engine.state.get().chains.order.read().is_empty());
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn dropping_the_engine_frees_all_that_was_counted() {
     // The collector that all engines of a process share keeps a little of its own for ever, so Miri's leak check cannot
     // be on; instead, every byte counted when it was allocated must be counted again when it is freed.
     let engine = engine();
-    let counters = Arc::clone(&engine.chains.counters);
+    let counters = Arc::clone(&engine.state.get().chains.counters);
     let keys = if cfg!(miri) { 30 } else { 3_000 };
     let key = |i: u64| (i * 7919 % keys).to_be_bytes();
     for i in 0..keys * 2 {

@@ -210,7 +210,7 @@ impl Run {
         self.model.horizon = self.model.visible;
         self.check();
         assert_eq!(self.engine.usage().history_bytes, 0);
-        assert_eq!(self.engine.chains.order.read().len() as u64, self.engine.usage().keys);
+        assert_eq!(self.engine.state.get().chains.order.read().len() as u64, self.engine.usage().keys);
     }
 }
 
