@@ -208,9 +208,15 @@ async fn another_clusters_node(cluster: &mut Cluster) -> Result<(), String> {
     node.stop().await?;
     let founder = cluster.nodes[0].place.peers;
     let mut node = Node::new(number, node.place.clone(), cluster.evidence.path(), vec![founder]);
-    println!("  it was told to join: {:?}", node.start().await);
-    println!("{}", node.tail());
-    Ok(())
+    let starting = node.spawn();
+    if node.ready(starting).await.is_ok() {
+        return Err(format!("a node of another cluster became ready, told to join this one\n{}", node.tail()));
+    }
+    let status = node.ended().await?;
+    match (status.code(), node.tail().contains("WRONG_CLUSTER")) {
+        (Some(3), true) => Ok(()),
+        _ => Err(format!("a node of another cluster, told to join this one, ended with {status}\n{}", node.tail())),
+    }
 }
 
 /// Lets all of them come.
