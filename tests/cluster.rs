@@ -35,6 +35,18 @@ mod failover;
 #[path = "cluster/increments.rs"]
 mod increments;
 
+#[path = "cluster/paused.rs"]
+mod paused;
+
+#[path = "cluster/quorum.rs"]
+mod quorum;
+
+#[path = "cluster/rolling.rs"]
+mod rolling;
+
+#[path = "cluster/strangers.rs"]
+mod strangers;
+
 use faults::{Fault, Run};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -126,4 +138,29 @@ async fn nothing_is_lost_or_stale_when_links_come_and_go() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn additions_are_done_once_while_leaders_are_killed() {
     increments::run(from_environment("QUANTADB_CLUSTER_ADDITIONS").unwrap_or(1_000), seed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_stood_still_answers_nothing_stale() {
+    paused::run(repeats(), seed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_lost_its_quorum_serves_what_needs_none() {
+    quorum::run(false, seed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_lost_its_quorum_serves_what_needs_none() {
+    quorum::run(true, seed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_fails_while_every_node_is_restarted() {
+    rolling::run(repeats(), seed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_belong_there_is_turned_away() {
+    strangers::run(seed()).await;
 }

@@ -11,7 +11,7 @@ mod session;
 
 pub use metrics::Metrics;
 pub use options::Options;
-pub use peers::{JoinError, announce, join};
+pub use peers::{JoinError, announce, check_cluster, join};
 
 use crate::{
     env::{Env, Listener, Socket, Task, accept},

@@ -319,6 +319,25 @@ pub async fn announce(node: Arc<Node>, env: Env, log: Logger, addresses: Address
     }
 }
 
+/// Asks whoever answers at these addresses whether it is of this node's cluster, until one is. Those that do not answer in
+/// time say nothing: the members of a cluster may start in any order.
+///
+/// # Errors
+/// If one is of another cluster.
+pub async fn check_cluster(env: &Env, members: &[String], known: Local, until: Moment) -> Result<(), JoinError> {
+    let dialer = Dialer::new(env, known);
+    for address in members {
+        match dialer.dial(NodeId(0), address, Lane::Consensus, until).await {
+            Ok(_) => return Ok(()),
+            Err(PeerError::TurnedAway { code: code @ ErrorCode::WRONG_CLUSTER, message }) => {
+                return Err(JoinError::Refused { address: address.clone(), reason: format!("{code}: {message}") });
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 async fn ask(
     dialer: &Dialer,
     address: &str,

@@ -45,7 +45,8 @@ impl Cluster {
     /// If it does not come about.
     pub async fn form(name: &str, nodes: usize, seed: u64) -> Result<Cluster, String> {
         let turn = TURN.lock().await;
-        let (network, evidence) = (Network::new(nodes), Evidence::new(name));
+        // One place more, for who comes later.
+        let (network, evidence) = (Network::new(nodes + 1), Evidence::new(name));
         let founder = network.place(0).peers;
         let node = |number: usize| {
             let join = if number == 0 { Vec::new() } else { vec![founder] };

@@ -16,7 +16,7 @@ use quantadb::{
     env::{Env, Task, TaskError},
     node::{Directory, Identity, Node, Place, Recovered, recover},
     peer::Local,
-    server::{Server, announce, join},
+    server::{Server, announce, check_cluster, join},
     storage::MemoryEngine,
     txn::LEVEL,
     types::{ClusterId, LogId, NodeId},
@@ -46,6 +46,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 const LEADS_POLL: Duration = Duration::from_millis(1);
 /// How long a node that is not alone waits for a leader before it serves without one.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a node that is a member already waits to hear whether those that it is to join are of its cluster.
+const HOME_MAX: Duration = Duration::from_millis(500);
 /// Who forms a cluster; identities of others come from its log.
 const FOUNDER: NodeId = NodeId(1);
 /// How long threads of the runtime may take to end once nothing is left to answer.
@@ -204,7 +206,10 @@ impl Replica {
         let path = &configuration.data_dir;
         let found = Directory::identity_of(env, path).map_err(|error| error.to_string())?;
         let identity = match found {
-            Some(identity) => identity,
+            Some(identity) => {
+                check_home(env, configuration, identity).await?;
+                identity
+            }
             None if configuration.join.is_empty() => new,
             None => taken_in(env, log, configuration, addresses).await?,
         };
@@ -221,6 +226,20 @@ impl Replica {
         let data = path.display().to_string();
         Ok(Replica { node: Arc::new(node), last, data, _directory: Some(directory) })
     }
+}
+
+/// A directory of another cluster than the one to be joined would be served all by itself, as if it had joined.
+async fn check_home(env: &Env, configuration: &Configuration, identity: Identity) -> Result<(), String> {
+    let known = Local { cluster: identity.cluster, node: identity.node, level: LEVEL };
+    let until = env.now() + HOME_MAX;
+    let checked = check_cluster(env, &configuration.join, known, until).await;
+    checked.map_err(|error| {
+        let path = configuration.data_dir.display();
+        format!(
+            "--join {error}; {path} is of cluster {}: a node that is to join begins with an empty directory",
+            identity.cluster
+        )
+    })
 }
 
 /// Asks the cluster for an identity.

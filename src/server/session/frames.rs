@@ -10,7 +10,7 @@ use crate::{
     },
 };
 use bytes::{BufMut, BytesMut};
-use slog::{debug, info};
+use slog::{debug, info, warn};
 
 impl Session {
     /// Whether the preface is whole and right; answers it. A stranger is told nothing that it would not understand.
@@ -34,6 +34,7 @@ impl Session {
                 // spec: QP-FRM-005
                 self.outbound.put_slice(&wire::peer::PREFACE);
                 self.state = State::Hello;
+                warn!(self.log, "a node connected where clients do: some `--join` names this listener");
                 self.go_away(ErrorCode::WRONG_PORT, "this listener is for clients, nodes have another");
                 false
             }
