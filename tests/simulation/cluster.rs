@@ -2,9 +2,17 @@
 //!
 //! `QUANTADB_SIM_SEED=7` runs one seed and prints what happens in it; `QUANTADB_SIM_SEEDS=100..200` runs many.
 
-use quantadb::testing::cluster::{Report, Scenario};
+use quantadb::{
+    client::{Client, ClientOptions},
+    storage::Applied,
+    testing::{
+        cluster::{Cluster, Report, Scenario},
+        sim::Host,
+    },
+};
 use std::{
     env,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -52,6 +60,79 @@ fn the_same_seed_does_the_same_again() {
     for seed in seeds().take(2) {
         let scenario = Scenario { faulty: Duration::from_secs(8), ..Scenario::new(seed) };
         assert_eq!(run(&scenario), run(&scenario), "seed {seed}");
+    }
+}
+
+fn three(seed: u64) -> Scenario {
+    Scenario { replicas: 3, ..Scenario::new(seed) }
+}
+
+async fn client_of(host: Host, address: String) -> Client {
+    let env = host.env();
+    let options = ClientOptions { env: env.clone(), connector: Arc::new(env), ..ClientOptions::new(vec![address]) };
+    Client::connect(options).await.expect("a node serves")
+}
+
+/// Writes so many values of a kibibyte.
+fn fill(cluster: &Cluster<'_>, rows: usize) {
+    let leader = cluster.leader().expect("somebody leads");
+    let host = cluster.sim.host("c1");
+    let address = cluster.replicas[leader].host.address(7420);
+    let done = cluster.sim.host("c1").spawn("fills", async move {
+        let client = client_of(host, address).await;
+        for row in 0..rows {
+            client.put(format!("row/{row}"), [7; 1024]).await.expect("a leader that is let alone commits");
+        }
+    });
+    cluster.sim.block_on(done).expect("it ends");
+}
+
+#[test]
+fn who_has_come_to_another_state_than_the_majority_stops() {
+    for leads in [false, true] {
+        let scenario = three(11);
+        let mut cluster = Cluster::new(&scenario);
+        cluster.form();
+        let leader = cluster.leader().expect("somebody leads");
+        let place = if leads { leader } else { (leader + 1) % 3 };
+        cluster.excuse(place);
+        // What a flipped bit in memory does: one replica goes on from another state.
+        let engine = Arc::clone(cluster.replicas[place].node().expect("it runs").engine());
+        let before = engine.applied();
+        engine.apply(&[], Applied { chain: before.chain ^ 1, ..before }).expect("it can be written");
+        cluster.sim.run_for(Duration::from_secs(6));
+        let failure = cluster.replicas[place].failure().expect("it has stopped");
+        assert!(failure.contains("state"), "{failure}");
+        let others = (0..3).filter(|other| *other != place);
+        for other in others {
+            assert!(cluster.replicas[other].node().is_some(), "{other} goes on");
+        }
+    }
+}
+
+#[test]
+fn a_member_that_lags_too_far_gets_a_snapshot_though_it_dies_in_the_midst_of_it() {
+    for seed in 20..23 {
+        let scenario = three(seed);
+        let mut cluster = Cluster::new(&scenario);
+        cluster.form();
+        let leader = cluster.leader().expect("somebody leads");
+        let place = (leader + 1) % 3;
+        cluster.replicas[place].crash(false);
+        // Several times what is kept for it.
+        fill(&cluster, 600);
+        cluster.pass(Duration::from_secs(8));
+        let node = cluster.replicas[leader].node().expect("it leads");
+        let purged = node.log().and_then(|log| log.purged()).map_or(0, |purged| purged.index);
+        assert!(purged > 100, "the log does not wait for ever: {purged}");
+        for _ in 0..3 {
+            cluster.replicas[place].boot(false);
+            cluster.pass(Duration::from_millis(20 + seed * 3));
+            cluster.replicas[place].crash(true);
+        }
+        cluster.replicas[place].boot(false);
+        cluster.come_together();
+        assert!(cluster.snapshots() > 0, "seed {seed}");
     }
 }
 

@@ -92,15 +92,18 @@ impl Scenario {
     /// With the seed and what does not hold.
     #[must_use]
     pub fn run(&self) -> Report {
-        Run::new(self).run()
+        Cluster::new(self).run()
     }
 }
 
-struct Run<'a> {
+/// A simulated cluster under way, for tests that go their own way with it.
+pub struct Cluster<'a> {
     scenario: &'a Scenario,
-    sim: Sim,
+    /// The simulation.
+    pub sim: Sim,
     random: Random,
-    replicas: Vec<Replica>,
+    /// The replicas, up or down.
+    pub replicas: Vec<Replica>,
     hosts: Vec<Host>,
     watch: Watch,
     recorder: Recorder,
@@ -114,8 +117,10 @@ struct Run<'a> {
     replaced: usize,
 }
 
-impl<'a> Run<'a> {
-    fn new(scenario: &'a Scenario) -> Run<'a> {
+impl<'a> Cluster<'a> {
+    /// Hosts, with nothing on them.
+    #[must_use]
+    pub fn new(scenario: &'a Scenario) -> Cluster<'a> {
         let options = SimOptions { trace_lines_max: scenario.trace_lines_max, ..SimOptions::default() };
         let sim = Sim::with(scenario.seed, options);
         let mut random = Random::new(scenario.seed);
@@ -124,7 +129,7 @@ impl<'a> Run<'a> {
             Ring { members: names.clone(), kind: scenario.kind, log: scenario.log.clone(), log_keep_bytes: 64 << 10 };
         let replicas = names.iter().map(|name| Replica::new(&sim, name, random.bits(), ring.clone())).collect();
         let hosts = (1..=scenario.clients).map(|number| sim.host(&format!("c{number}"))).collect();
-        Run {
+        Cluster {
             scenario,
             sim,
             random,
@@ -162,7 +167,10 @@ impl<'a> Run<'a> {
     }
 
     /// Runs for so long, and looks meanwhile.
-    fn pass(&mut self, duration: Duration) {
+    ///
+    /// # Panics
+    /// With the seed and what does not hold, here and below.
+    pub fn pass(&mut self, duration: Duration) {
         let until = self.sim.now() + duration;
         while self.sim.now() < until {
             self.sim.run_for(LOOK_EVERY.min(until - self.sim.now()));
@@ -180,7 +188,7 @@ impl<'a> Run<'a> {
     }
 
     /// Waits for something, and looks meanwhile.
-    fn wait(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
+    pub fn wait(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
         let begun = self.sim.now();
         while !holds(self) {
             if self.sim.now() - begun > CALM_MAX {
@@ -191,17 +199,18 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn form(&mut self) {
+    /// Starts all, as one cluster.
+    pub fn form(&mut self) {
         self.replicas[0].boot(true);
         self.wait("one node leads", |run| run.replicas[0].node().is_some_and(|node| node.leads()));
         for replica in &self.replicas[1..] {
             replica.boot(false);
         }
-        self.wait("all vote", Run::is_whole);
+        self.wait("all vote", Cluster::is_whole);
     }
 
     /// Whether every replica runs, and the leader has them all as voters that are heard.
-    fn is_whole(run: &mut Run<'a>) -> bool {
+    fn is_whole(run: &mut Cluster<'a>) -> bool {
         let nodes: Vec<_> = run.replicas.iter().filter_map(Replica::node).collect();
         let Some(leader) = nodes.iter().find(|node| node.leads()) else { return false };
         if nodes.len() < run.replicas.len() {
@@ -220,6 +229,7 @@ impl<'a> Run<'a> {
         heard.count() == run.replicas.len()
     }
 
+    /// Starts clients; they end once [`Cluster::heal`] and what follows it are done.
     fn start_work(&mut self) -> Vec<Finished> {
         let addresses: Vec<String> = self.replicas.iter().map(|replica| replica.host.address(CLIENTS)).collect();
         let mut workers = Vec::new();
@@ -244,6 +254,23 @@ impl<'a> Run<'a> {
         workers
     }
 
+    /// Lets a process end by itself, which is a violation else.
+    pub fn excuse(&mut self, place: usize) {
+        self.excused.insert(place);
+    }
+
+    /// Who leads, by its place.
+    #[must_use]
+    pub fn leader(&self) -> Option<usize> {
+        self.replicas.iter().position(|replica| replica.node().is_some_and(|node| node.leads()))
+    }
+
+    /// How many snapshots have been installed.
+    #[must_use]
+    pub fn snapshots(&self) -> u64 {
+        self.watch.snapshots
+    }
+
     fn misbehave(&mut self) {
         let until = self.sim.now() + self.scenario.faulty;
         while self.sim.now() < until {
@@ -263,7 +290,7 @@ impl<'a> Run<'a> {
         let place = self.random.index(self.replicas.len());
         let count = self.replicas.len();
         // The leader is the more interesting victim.
-        let leader = self.replicas.iter().position(|replica| replica.node().is_some_and(|node| node.leads()));
+        let leader = self.leader();
         let place = if self.random.once_in(2) { leader.unwrap_or(place) } else { place };
         match self.random.below(20) {
             0..3 => self.kill(place, false),
@@ -471,10 +498,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// All have the same state.
-    fn come_together(&mut self) {
+    /// Waits until all have the same state.
+    pub fn come_together(&mut self) {
         self.wait("who lost its disk is replaced", |run| run.take_out());
-        self.wait("all vote and are heard", Run::is_whole);
+        self.wait("all vote and are heard", Cluster::is_whole);
         self.wait("all have applied the same", |run| {
             let applied: Vec<_> =
                 run.replicas.iter().filter_map(|replica| Some(replica.node()?.engine().applied())).collect();
