@@ -12,7 +12,7 @@
 //! its next one at depth 1; etcd's gateway takes no more than that.
 
 #![allow(clippy::unwrap_used, reason = "a measurement, not a service")]
-#![allow(missing_docs, dead_code, reason = "a part of what the benches share")]
+#![allow(missing_docs, dead_code, unused_imports, reason = "a part of what the benches share")]
 
 #[path = "load/mod.rs"]
 mod load;
