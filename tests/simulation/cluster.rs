@@ -100,6 +100,14 @@ fn who_has_come_to_another_state_than_the_majority_stops() {
         let engine = Arc::clone(cluster.replicas[place].node().expect("it runs").engine());
         let before = engine.applied();
         engine.apply(&[], Applied { chain: before.chain ^ 1, ..before }).expect("it can be written");
+        let (host, address) = (cluster.sim.host("c1"), cluster.replicas[(place + 1) % 3].host.address(7420));
+        cluster.sim.host("c1").spawn("writes", async move {
+            let client = client_of(host, address).await;
+            for row in 0..20 {
+                // The one who stops may be the one who decides.
+                let _ = client.put(format!("row/{row}"), "value").await;
+            }
+        });
         cluster.sim.run_for(Duration::from_secs(6));
         let failure = cluster.replicas[place].failure().expect("it has stopped");
         assert!(failure.contains("state"), "{failure}");
