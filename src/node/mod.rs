@@ -74,6 +74,8 @@ const ASIDE_ABOVE_BYTES: u64 = 16 << 10;
 const MAINTAIN_EVERY: Duration = Duration::from_millis(20);
 /// How often a waiting reader looks at the applied version even if nobody tells it.
 const APPLIED_POLL: Duration = Duration::from_millis(50);
+/// How long a node that stops waits for what it has handed over.
+pub const STOP_MAX: Duration = Duration::from_secs(5);
 /// How often a node with peers makes sure, by itself, how fresh its state is.
 const FRESHEN_EVERY: Duration = Duration::from_millis(1_000);
 
@@ -474,14 +476,15 @@ impl Node {
         }
     }
 
-    /// Answers everything that was accepted, then stops. Nothing is accepted from here on.
+    /// Answers everything that was accepted, then stops. Nothing is accepted from here on. What cannot be committed in
+    /// [`STOP_MAX`], for want of a majority, is left unknown.
     pub async fn stop(&self) {
         if self.stopped.swap(true, Ordering::AcqRel) {
             return;
         }
         let (sender, stopped) = oneshot::channel();
         let _ = self.inbox.send(Input::Stop(sender));
-        let _ = stopped.await;
+        let _ = self.env.until(self.env.now() + STOP_MAX, stopped).await;
         self.group.stop().await;
         let tasks = std::mem::take(&mut *self.tasks.lock());
         drop(tasks);
