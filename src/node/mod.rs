@@ -434,6 +434,12 @@ impl Node {
         self.disk_log.as_ref().map(Log::metrics)
     }
 
+    /// How many snapshots have taken the place of this node's state since it started.
+    #[must_use]
+    pub fn snapshots_installed(&self) -> u64 {
+        self.group.snapshots_installed()
+    }
+
     /// The log on disk, for whoever checks what it holds.
     #[cfg(feature = "testing")]
     #[must_use]

@@ -26,11 +26,11 @@ pub struct Watch {
     entries: HashMap<(u64, u64), u64>,
     /// The last entry of each host that was looked at, and where its log was cut since.
     looked: BTreeMap<String, u64>,
-    /// The last index applied by each host, to see where it jumps.
-    applied_by: BTreeMap<String, u64>,
+    /// Snapshots that each host's process has installed.
+    installed: BTreeMap<String, u64>,
     /// Observations made.
     pub looks: u64,
-    /// Times that a host came to a state that no log of its own had led to.
+    /// Snapshots that were installed.
     pub snapshots: u64,
 }
 
@@ -54,9 +54,10 @@ impl Watch {
             }
             let applied = node.engine().applied();
             if let Some(log_id) = applied.log_id {
-                let before = self.applied_by.insert(name.clone(), log_id.index).unwrap_or(0);
-                let purged = node.log().and_then(|log| log.purged()).map_or(0, |purged| purged.index);
-                self.snapshots += u64::from(before + 1 < purged && purged >= log_id.index && log_id.index > before);
+                let installed = node.snapshots_installed();
+                let before = self.installed.insert(name.clone(), installed).unwrap_or(0);
+                // A new process counts from nothing.
+                self.snapshots += if installed < before { installed } else { installed - before };
                 let seen = (log_id, applied.chain, applied.version);
                 let known = *self.applied.entry(log_id.index).or_insert(seen);
                 if known != seen {
