@@ -110,6 +110,7 @@ pub(super) struct Shown {
     leader: Mutex<Option<Leader>>,
     is_leader: AtomicBool,
     is_voter: AtomicBool,
+    installed: AtomicU64,
     leader_changed: Notify,
     inbound: OnceLock<Arc<dyn Inbound>>,
 }
