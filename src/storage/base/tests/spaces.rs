@@ -10,7 +10,7 @@ use std::{
 
 const NAME: [u8; 16] = [7; 16];
 /// Writes into a space, each of so many rows.
-const WRITES: u64 = 12;
+const WRITES: u64 = 8;
 const ROWS: u64 = 20;
 
 fn rows(write: u64) -> Vec<RunRow> {
@@ -152,7 +152,7 @@ fn a_space_is_written_once_and_is_one_run() {
     let directory = TemporaryDirectory::new("space");
     let base = open(&directory);
     let mut space = base.begin_space(NAME).unwrap();
-    fill(&mut *space, 60);
+    fill(&mut *space, 30);
     let tables = directory.path().join("tree-1/tables");
     let before = names(&tables);
     let next = space.switch(&installed()).unwrap();
@@ -160,7 +160,7 @@ fn a_space_is_written_once_and_is_one_run() {
     assert!(next.usage().runs <= 2, "{:?}", next.usage());
     let after = names(&tables);
     assert!(before.iter().all(|name| after.contains(name)), "nothing is merged: {before:?} {after:?}");
-    check_holds(&*next, 60);
+    check_holds(&*next, 30);
 }
 
 #[test]
