@@ -348,6 +348,12 @@ impl<'a> Cluster<'a> {
         }
     }
 
+    fn revive_all(&mut self) {
+        for replica in self.replicas.iter().filter(|replica| !replica.host.is_up()) {
+            replica.boot(false);
+        }
+    }
+
     fn restart(&mut self, place: usize) {
         if self.replicas[place].node().is_none() {
             return;
@@ -395,11 +401,10 @@ impl<'a> Cluster<'a> {
         self.excused.insert(place);
         self.replicas[place].boot(false);
         self.pass(Duration::from_millis(500));
-        let refused = self.replicas[place].failure().is_some();
-        self.excused.remove(&place);
-        if refused {
+        if self.replicas[place].failure().is_some() {
             self.replace(place);
         }
+        self.excused.remove(&place);
     }
 
     /// It loses its disk, and joins as another node; the old one is taken out when everything is healed, if not before. Only
@@ -409,6 +414,8 @@ impl<'a> Cluster<'a> {
         if self.gone.len() + 1 > (replicas - 1) / 2 || self.scenario.kind == Kind::Memory {
             // A refused disk stays down until the others are whole again.
             if self.replicas[place].failure().is_some() {
+                self.sim.network().heal();
+                self.revive_all();
                 self.wait("those that were lost are replaced", |run| run.take_out() && run.gone.is_empty());
             } else {
                 return;
