@@ -348,12 +348,6 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    fn revive_all(&mut self) {
-        for replica in self.replicas.iter().filter(|replica| !replica.host.is_up()) {
-            replica.boot(false);
-        }
-    }
-
     fn restart(&mut self, place: usize) {
         if self.replicas[place].node().is_none() {
             return;
@@ -382,6 +376,9 @@ impl<'a> Cluster<'a> {
 
     /// A bit of its log is flipped while it is down: it starts as if nothing were, or refuses to, and is replaced then.
     fn flip(&mut self, place: usize) {
+        if !self.may_lose_one() {
+            return;
+        }
         self.replicas[place].crash(true);
         let files = self.replicas[place].host.files();
         let logs: Vec<_> = files.paths().into_iter().filter(|path| path.starts_with("/data/log")).collect();
@@ -407,19 +404,16 @@ impl<'a> Cluster<'a> {
         self.excused.remove(&place);
     }
 
+    /// Whether a majority keeps what was acknowledged if one more disk is lost.
+    fn may_lose_one(&self) -> bool {
+        self.gone.len() < (self.replicas.len() - 1) / 2 && self.scenario.kind == Kind::Durable
+    }
+
     /// It loses its disk, and joins as another node; the old one is taken out when everything is healed, if not before. Only
     /// while a majority has kept what was acknowledged.
     fn replace(&mut self, place: usize) {
-        let replicas = self.replicas.len();
-        if self.gone.len() + 1 > (replicas - 1) / 2 || self.scenario.kind == Kind::Memory {
-            // A refused disk stays down until the others are whole again.
-            if self.replicas[place].failure().is_some() {
-                self.sim.network().heal();
-                self.revive_all();
-                self.wait("those that were lost are replaced", |run| run.take_out() && run.gone.is_empty());
-            } else {
-                return;
-            }
+        if !self.may_lose_one() {
+            return;
         }
         let Some(identity) = self.replicas[place].identity() else { return };
         self.sim.note(&format!("fault: {} loses its disk", self.replicas[place].host.name()));
