@@ -53,6 +53,10 @@ crash cycles="100":
 power cycles="30":
     QUANTADB_POWER_CYCLES={{cycles}} .ci/crash power full
 
+# A replica and its clients in the simulator, so many seeds, each twice: `just simulate 1000`, from another first one if given.
+simulate seeds="200" first="0":
+    QUANTADB_SIMULATION_SEEDS={{seeds}} QUANTADB_SIMULATION_FIRST={{first}} cargo test --release --test simulation -- --nocapture
+
 # Two scans that are granted nothing while others write: `just reader 60` for a minute.
 reader seconds="60":
     QUANTADB_READER_SECONDS={{seconds}} cargo test --release --test crash -- --nocapture a_reader_that_grants_nothing
@@ -132,11 +136,11 @@ cluster *flags:
 
 # Simulates clusters under the seeds FIRST..END: `just sim-many 1..1000`.
 sim-many seeds="1..100":
-    QUANTADB_SIM_SEEDS={{seeds}} cargo test --release --test cluster_simulation -- --nocapture whatever_happens
+    QUANTADB_SIM_SEEDS={{seeds}} cargo test --profile simulation --test simulation -- --nocapture whatever_happens
 
 # Simulates one seed again, with the last of what happened and what the nodes logged: `just sim 7`.
 sim seed:
-    QUANTADB_SIM_SEED={{seed}} QUANTADB_SIM_LOG=1 cargo test --release --test cluster_simulation -- --nocapture whatever_happens
+    QUANTADB_SIM_SEED={{seed}} QUANTADB_SIM_LOG=1 cargo test --profile simulation --test simulation -- --nocapture whatever_happens
 
 # Starts a server from the working tree: `just run --memory`.
 run *flags:

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "simulation/cluster.rs"]
+mod cluster;
 #[path = "simulation/rig.rs"]
 mod rig;
 
@@ -132,7 +134,8 @@ fn run(rig: &Rig, mut nemesis: impl FnMut(&Rig, &mut Random)) -> Ran {
         }
         let client = rig.connect(&rig.sim.host("reader")).await;
         for (number, known) in known.iter().enumerate() {
-            let (known, read) = (*known.lock().unwrap(), read_number(&client, &format!("key{number}")).await.unwrap());
+            let read = read_number(&client, &format!("key{number}")).await.unwrap();
+            let known = *known.lock().unwrap();
             assert!(known.allows(read), "key{number}: read {read:?}, known {known:?}");
             rig.sim.note(&format!("key{number}: {known:?}"));
         }

@@ -26,7 +26,7 @@ pub enum Protocol {
     Resp,
     /// PostgreSQL's extended protocol: each upsert is bound, executed and synced, a transaction of its own. Puts alone.
     Postgres,
-    /// etcd's JSON gateway over HTTP/1.1. Puts alone. It answers one request of a connection at a time.
+    /// etcd's JSON gateway over HTTP/1.1; its gets are linearizable. It answers one request of a connection at a time.
     Etcd,
 }
 
@@ -110,7 +110,14 @@ impl Protocol {
                 out.put_slice(b"\r\n\r\n");
                 out.put_slice(body.as_bytes());
             }
-            (Protocol::Postgres | Protocol::Etcd, Op::Get) => panic!("gets are not measured there"),
+            (Protocol::Etcd, Op::Get) => {
+                let body = format!("{{\"key\":\"{}\"}}", base64(&key));
+                out.put_slice(b"POST /v3/kv/range HTTP/1.1\r\nHost: etcd\r\nContent-Length: ");
+                out.put_slice(body.len().to_string().as_bytes());
+                out.put_slice(b"\r\n\r\n");
+                out.put_slice(body.as_bytes());
+            }
+            (Protocol::Postgres, Op::Get) => panic!("gets are not measured there"),
         }
     }
 

@@ -131,7 +131,7 @@ impl<M: StateMachine> RaftStateMachine<Raft> for Adapter<M> {
         })?;
         // What was compared before was another way to here.
         self.agreement.forget();
-        self.queue.send(Message::MembershipApplied);
+        self.queue.send(Message::Installed);
         Ok(())
     }
 

@@ -66,6 +66,8 @@ pub(super) enum Message {
     /// This node applied the first entry of a term that it leads, or led.
     TermBegun(Term),
     MembershipApplied,
+    /// A snapshot has taken the place of the state.
+    Installed,
     /// A round of reads has ended.
     Rounded,
     Change(Change, oneshot::Sender<Result<(), ChangeError>>),
@@ -108,6 +110,7 @@ pub(super) struct Shown {
     leader: Mutex<Option<Leader>>,
     is_leader: AtomicBool,
     is_voter: AtomicBool,
+    installed: AtomicU64,
     leader_changed: Notify,
     inbound: OnceLock<Arc<dyn Inbound>>,
 }
@@ -126,6 +129,12 @@ impl Group {
     /// Completes with every change of what [`Group::leader`] says. Only one may wait at a time.
     pub async fn leader_changed(&self) {
         self.shown.leader_changed.notified().await;
+    }
+
+    /// How many snapshots have taken the place of this node's state since it started.
+    #[must_use]
+    pub fn snapshots_installed(&self) -> u64 {
+        self.shown.installed.load(Ordering::Relaxed)
     }
 
     /// Whether this node leads, as far as it knows, be its state complete or not.
@@ -518,6 +527,11 @@ impl<M: StateMachine> Driver<M> {
                 self.look = true;
             }
             Message::MembershipApplied => self.look = true,
+            Message::Installed => {
+                info!(self.log, "a snapshot was installed"; "version" => self.machine.applied().version.0);
+                self.shown.installed.fetch_add(1, Ordering::Relaxed);
+                self.look = true;
+            }
             Message::Rounded => {
                 self.rounds -= 1;
                 self.begin_round(raft);

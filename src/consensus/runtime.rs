@@ -2,7 +2,8 @@
 //!
 //! openraft spawns, sleeps and reads clocks through static functions of a type. In a build for use that type is openraft's
 //! own for tokio. In a build for tests it asks first whether a simulator runs the calling task ([`env::current`]), and if so
-//! takes everything from its host; if not, tokio's. Channels and locks are tokio's in any case: they know no runtime.
+//! takes everything from its host; if not, tokio's. Channels and locks are tokio's in any case: they know no runtime. tokio's
+//! watch wakes those who wait in an order that it draws, and a simulator has to do without that order.
 
 #[cfg(not(feature = "testing"))]
 pub(super) use openraft_rt_tokio::TokioRuntime as Runtime;
@@ -20,7 +21,7 @@ mod switched {
     use rand::TryRng;
     use std::{
         convert::Infallible,
-        fmt,
+        fmt, io,
         ops::{Add, AddAssign, Sub, SubAssign},
         pin::Pin,
         sync::OnceLock,
@@ -255,6 +256,21 @@ mod switched {
 
         fn thread_rng() -> Rng {
             env::current().map_or_else(|| Rng::Tokio(TokioRuntime::thread_rng()), Rng::Env)
+        }
+
+        fn spawn_blocking<F, T>(work: F) -> impl Future<Output = Result<T, io::Error>> + Send
+        where
+            F: FnOnce() -> T + Send + 'static,
+            T: Send + 'static,
+        {
+            // A thread would end at a time that no seed decides.
+            let outside = env::current().is_none().then(|| TokioRuntime::spawn_blocking(work));
+            async move {
+                match outside {
+                    Some(result) => result.await,
+                    None => Err(io::ErrorKind::Unsupported.into()),
+                }
+            }
         }
 
         fn new(threads: usize) -> Runtime {

@@ -82,8 +82,8 @@ impl Captures {
             *touched = now;
             return Some(Arc::clone(captured));
         }
+        machine.applied().log_id?;
         let capture = machine.capture();
-        capture.applied().log_id?;
         let mut id = [0; 16];
         self.env.random(&mut id);
         let captured =

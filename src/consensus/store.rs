@@ -118,7 +118,7 @@ pub(super) struct Kept {
 }
 
 /// Bytes between two marks.
-const MARK_EVERY_BYTES: u64 = 1024 * 1024;
+const MARK_EVERY_BYTES: u64 = 64 * 1024;
 
 #[derive(Debug, Default)]
 struct Marks {

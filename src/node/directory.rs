@@ -4,7 +4,7 @@
 //! FORMAT    one line: what this is, in which format, of which cluster and node, and a checksum
 //! LOCK      held by the process that uses the directory
 //! log/      the log's segments
-//! base/     what the store keeps on disk
+//! base/     what the store keeps on disk; beside it in a folder, for a while, a snapshot that another node sends
 //! ```
 //!
 //! `FORMAT` is written last, to a name beside it and renamed, so it is whole or absent, and where it stands `log/` and

@@ -74,6 +74,8 @@ const ASIDE_ABOVE_BYTES: u64 = 16 << 10;
 const MAINTAIN_EVERY: Duration = Duration::from_millis(20);
 /// How often a waiting reader looks at the applied version even if nobody tells it.
 const APPLIED_POLL: Duration = Duration::from_millis(50);
+/// How long a node that stops waits for what it has handed over.
+pub const STOP_MAX: Duration = Duration::from_secs(5);
 /// How often a node with peers makes sure, by itself, how fresh its state is.
 const FRESHEN_EVERY: Duration = Duration::from_millis(1_000);
 
@@ -369,6 +371,14 @@ impl Node {
         self.reader().confirm(deadline).await
     }
 
+    /// The same for whoever was sent here because this node leads: refused where it does not, instead of asking further.
+    pub async fn confirm_read_as_leader(&self, deadline: Moment) -> Result<Version, ReadRefusal> {
+        if !self.reads_locally() {
+            self.reader().confirm_here(deadline).await?;
+        }
+        Ok(self.engine.visible())
+    }
+
     /// How old the state may be that a read sees here: everything acknowledged before so long ago is in it.
     #[must_use]
     pub fn staleness(&self) -> Duration {
@@ -424,6 +434,12 @@ impl Node {
         self.disk_log.as_ref().map(Log::metrics)
     }
 
+    /// How many snapshots have taken the place of this node's state since it started.
+    #[must_use]
+    pub fn snapshots_installed(&self) -> u64 {
+        self.group.snapshots_installed()
+    }
+
     /// The log on disk, for whoever checks what it holds.
     #[cfg(feature = "testing")]
     #[must_use]
@@ -466,14 +482,15 @@ impl Node {
         }
     }
 
-    /// Answers everything that was accepted, then stops. Nothing is accepted from here on.
+    /// Answers everything that was accepted, then stops. Nothing is accepted from here on. What cannot be committed in
+    /// [`STOP_MAX`], for want of a majority, is left unknown.
     pub async fn stop(&self) {
         if self.stopped.swap(true, Ordering::AcqRel) {
             return;
         }
         let (sender, stopped) = oneshot::channel();
         let _ = self.inbox.send(Input::Stop(sender));
-        let _ = stopped.await;
+        let _ = self.env.until(self.env.now() + STOP_MAX, stopped).await;
         self.group.stop().await;
         let tasks = std::mem::take(&mut *self.tasks.lock());
         drop(tasks);

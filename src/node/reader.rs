@@ -56,7 +56,8 @@ impl Reader {
         Ok(self.engine.visible())
     }
 
-    async fn confirm_here(&self, deadline: Moment) -> Result<(), ReadRefusal> {
+    /// The same where this node leads, and refused where it does not.
+    pub(super) async fn confirm_here(&self, deadline: Moment) -> Result<(), ReadRefusal> {
         let (sender, confirmed) = oneshot::channel();
         self.group.confirm_read(Box::new(move |ok| {
             let _ = sender.send(ok);

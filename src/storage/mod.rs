@@ -20,6 +20,9 @@
 //! With the horizon at 8, a read at 7 is refused as [`Error::Gone`]; one at 8 still sees v7; once the horizon is 9
 //! nothing of `a` is left in memory.
 //!
+//! A replica that lags too far is sent the whole state: one engine is captured and read in parts ([`Capture`]), the other takes
+//! them beside what it holds, and exchanges the one for the other in one step ([`Install`]).
+//!
 //! The engine never decides anything: it neither checks conflicts nor assigns versions, and knows no clock.
 
 mod memory;

@@ -12,9 +12,12 @@ use super::{
     types::{Peer, RaftEntry, RaftMembership, RaftVote, leader, theirs},
     *,
 };
-use crate::env::Env;
+use crate::env::{Env, Task};
 use adapter::Adapter;
-use openraft::storage::{IOFlushed, RaftLogReaderExt, RaftLogStorage, RaftStateMachine};
+use openraft::{
+    RaftSnapshotBuilder,
+    storage::{IOFlushed, RaftLogReaderExt, RaftLogStorage, RaftStateMachine},
+};
 use parking_lot::Mutex;
 use slog::{Discard, Logger, o};
 use std::{collections::BTreeMap, sync::Arc};
@@ -81,11 +84,15 @@ struct Rig {
     machine: Counting,
     leadership: mpsc::UnboundedReceiver<Leadership>,
     stopped: oneshot::Receiver<Failed>,
-    task: tokio::task::JoinHandle<()>,
+    task: Task,
 }
 
 impl Rig {
     fn start() -> Rig {
+        Rig::start_in(&Env::real())
+    }
+
+    fn start_in(env: &Env) -> Rig {
         let machine = Counting::default();
         let (observer, leadership) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel();
@@ -95,8 +102,8 @@ impl Rig {
         let stopped_box = Box::new(move |failed| drop(stop.send(failed)));
         let member = Member::alone(NODE, Storage::Memory);
         let log = Logger::root(Discard, o!());
-        let (group, drive) = Group::start(&Env::real(), &log, member, machine.clone(), observe, stopped_box);
-        Rig { group, machine, leadership, stopped, task: tokio::spawn(drive) }
+        let (group, drive) = Group::start(env, &log, member, machine.clone(), observe, stopped_box);
+        Rig { group, machine, leadership, stopped, task: env.spawn("group", drive) }
     }
 
     /// Waits until it leads.
@@ -109,18 +116,18 @@ impl Rig {
         }
     }
 
-    async fn propose(&self, term: Term, entry: &'static [u8]) -> Option<Fate> {
+    fn propose(&self, term: Term, entry: &'static [u8]) -> impl Future<Output = Option<Fate>> + use<> {
         let (sender, fate) = oneshot::channel();
         self.group.propose(term, Bytes::from_static(entry), Box::new(move |fate| drop(sender.send(fate))));
-        fate.await.ok()
+        async move { fate.await.ok() }
     }
 
-    async fn confirm(&self) -> Option<bool> {
+    fn confirm(&self) -> impl Future<Output = Option<bool>> + use<> {
         let (sender, confirmed) = oneshot::channel();
         self.group.confirm_read(Box::new(move |ok| {
             let _ = sender.send(ok);
         }));
-        confirmed.await.ok()
+        async move { confirmed.await.ok() }
     }
 }
 
@@ -266,14 +273,15 @@ async fn a_log_in_memory_gives_what_it_holds() {
 }
 
 #[tokio::test]
-async fn nothing_but_metadata_is_a_snapshot() {
+async fn what_is_built_says_how_far_the_store_is_and_what_nobody_sent_is_not_installed() {
     let (queue, _) = Queue::new();
     let machine = Counting::default();
-    let mut adapter = Adapter::new(machine.clone(), NODE, queue, Arc::default());
-    assert!(adapter.get_current_snapshot().await.unwrap().is_none());
+    let kept = LogStore::in_memory(Arc::new(Reads::new(NODE))).kept();
+    let captures = snapshots::Captures::new(&Env::real());
+    let mut adapter = Adapter::new(machine.clone(), NODE, queue, Arc::default(), captures, kept);
     let log_id = LogId { term: Term(1), leader: NODE, index: 7 };
     machine.0.lock().stored = Position { log_id: Some(log_id), ..Position::default() };
-    let snapshot = adapter.get_current_snapshot().await.unwrap().expect("something is stored");
+    let snapshot = adapter.get_snapshot_builder().await.build_snapshot().await.unwrap();
     assert_eq!(snapshot.meta.last_log_id, Some(theirs(log_id)));
-    assert!(adapter.install_snapshot(&snapshot.meta, ()).await.is_err());
+    assert!(adapter.install_snapshot(&snapshot.meta, snapshots::Data::Metadata).await.is_err());
 }

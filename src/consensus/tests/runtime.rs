@@ -1,13 +1,13 @@
 //! openraft's conformance suite for runtimes, over tokio and in a simulation.
 
-use super::super::runtime::Runtime;
-use crate::testing::sim::Sim;
+use super::{super::runtime::Runtime, *};
+use crate::testing::sim::{Host, Sim};
 use openraft::{
     OptionalSend,
     async_runtime::{AsyncRuntime, Instant},
 };
 use openraft_rt::testing::Suite;
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 /// The same runtime, whose programs run in a simulation.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ fn time_and_randomness_are_those_of_the_calling_tasks_host() {
     let draw = |seed| {
         let sim = Sim::new(seed);
         let (host, other) = (sim.host("n1"), sim.host("n2"));
-        let run = |host: &crate::testing::sim::Host| {
+        let run = |host: &Host| {
             sim.block_on(host.spawn("draws", async {
                 let begun = <Runtime as AsyncRuntime>::Instant::now();
                 Runtime::sleep(Duration::from_secs(3_600)).await;
@@ -104,4 +104,41 @@ fn time_and_randomness_are_those_of_the_calling_tasks_host() {
     assert_eq!(first[0].0, Duration::from_secs(3_600));
     assert_ne!(first[0].1, first[1].1, "each host has its own");
     assert_ne!(first, draw(2));
+}
+
+/// A group of one on a simulated host: what became of its entries, and the hash of the run.
+fn group(seed: u64) -> (Vec<Option<Fate>>, u64) {
+    let sim = Sim::new(seed);
+    let host = sim.host("n1");
+    let env = host.env();
+    let fates = host.spawn("proposes", async move {
+        let mut rig = Rig::start_in(&env);
+        let term = rig.lead().await;
+        let (one, two) = tokio::join!(rig.propose(term, b"one"), rig.propose(term, b"two"));
+        env.sleep(Duration::from_secs(60)).await;
+        assert_eq!(rig.confirm().await, Some(true));
+        let three = rig.propose(term, b"three").await;
+        rig.group.stop().await;
+        vec![one, two, three]
+    });
+    (sim.block_on(fates).unwrap(), sim.trace_hash())
+}
+
+#[test]
+fn a_group_in_memory_runs_the_same_from_the_same_seed() {
+    for seed in 0..20 {
+        let first = group(seed);
+        assert_eq!(first.0, [applied(1), applied(2), applied(3)]);
+        assert_eq!(group(seed), first, "seed {seed}");
+    }
+    assert_ne!(group(1).1, group(2).1);
+}
+
+#[test]
+fn blocking_work_is_refused_in_a_simulation() {
+    let sim = Sim::new(1);
+    let refused = sim.block_on(async { Runtime::spawn_blocking(|| 7).await });
+    assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::Unsupported);
+    let (mut tokio, seven) = (Runtime::new(1), async { Runtime::spawn_blocking(|| 7).await });
+    assert_eq!(tokio.block_on(seven).unwrap(), 7);
 }

@@ -3,6 +3,7 @@
 use super::super::{
     disk_log::DiskLog,
     driver::Queue,
+    snapshots::Data,
     store::{LogStore, Reads},
     types::{Payload, Raft, RaftEntry, RaftLogId, RaftStoredMembership, RaftVote, Snapshot, SnapshotMeta, leader},
 };
@@ -32,13 +33,13 @@ impl Reference {
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             meta: SnapshotMeta { last_log_id: self.last, last_membership: self.membership.clone() },
-            snapshot: (),
+            snapshot: Data::Metadata,
         }
     }
 }
 
 impl RaftStateMachine<Raft> for Reference {
-    type SnapshotData = ();
+    type SnapshotData = Data;
     type SnapshotBuilder = Reference;
 
     async fn applied_state(&mut self) -> io::Result<(Option<RaftLogId>, RaftStoredMembership)> {
@@ -66,7 +67,7 @@ impl RaftStateMachine<Raft> for Reference {
         self.clone()
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, _data: ()) -> io::Result<()> {
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, _data: Data) -> io::Result<()> {
         *self = Reference { last: meta.last_log_id, membership: meta.last_membership.clone() };
         Ok(())
     }
@@ -77,7 +78,7 @@ impl RaftStateMachine<Raft> for Reference {
 }
 
 impl RaftSnapshotBuilder<Raft> for Reference {
-    type SnapshotData = ();
+    type SnapshotData = Data;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         Ok(self.snapshot())

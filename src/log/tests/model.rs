@@ -32,7 +32,7 @@ fn lives(seed: u64, lying: bool, seen: &mut Seen) -> Result<(), String> {
                 driver.judge(&opened).map_err(|wrong| format!("life {life}: {wrong}"))?;
                 live(&mut driver, &opened, &mut draw).map_err(|wrong| format!("life {life}: {wrong}"))?;
                 let metrics = opened.log.metrics();
-                let load = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+                let load = |counter: &AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
                 seen.rolls += load(&metrics.rolls);
                 seen.recycled += load(&metrics.segments_recycled);
                 seen.entries += driver.held().entries.len() as u64;

@@ -96,10 +96,13 @@ impl Session {
         if as_it_is && wanted.is_none() {
             return None;
         }
-        let deadline = incoming.deadline;
+        let (deadline, is_peer) = (incoming.deadline, self.is_peer);
         Some(Hold::Read(Box::pin(async move {
-            if !as_it_is {
-                node.confirm_read(deadline).await?;
+            match as_it_is {
+                true => {}
+                // Two nodes that each believe that the other leads would ask each other for ever.
+                false if is_peer => _ = node.confirm_read_as_leader(deadline).await?,
+                false => _ = node.confirm_read(deadline).await?,
             }
             match wanted {
                 Some(version) => node.wait_applied(version, deadline).await,

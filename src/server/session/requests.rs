@@ -276,6 +276,7 @@ impl Session {
             ("horizon", usage.horizon.0),
             ("deciding_requests", requests as u64),
             ("deciding_bytes", bytes as u64),
+            ("snapshots_installed_total", node.snapshots_installed()),
         ];
         let mut counters = ListBuf::new();
         let all = stored.into_iter().chain(node.metrics().counters()).chain(shared.metrics.counters());

@@ -236,3 +236,34 @@ impl BaseSpace for LsmSpace {
         Ok(Arc::new(base))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filling() -> Filling {
+        let point = |last, progress| Point { last: Bytes::from_static(last), progress: Bytes::from_static(progress) };
+        Filling { name: [7; 16], settled: point(b"", b""), next: point(b"\0\0\0\x01m", b"half") }
+    }
+
+    #[test]
+    fn how_far_a_space_is_stays_as_it_is_on_disk() {
+        let bytes = filling().encode();
+        let golden = "0001070707070707070707070707070707070000000000000000000000050000\
+                      00016d0000000468616c66";
+        let hex: String = bytes[..bytes.len() - 4].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, golden);
+        assert_eq!(Filling::decode(&bytes), Some(filling()));
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_cut_makes_no_sense() {
+        let bytes = filling().encode();
+        for bit in 0..bytes.len() * 8 {
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Filling::decode(&bytes), None, "bit {bit}");
+        }
+        (0..bytes.len()).for_each(|len| assert_eq!(Filling::decode(&bytes[..len]), None, "{len} bytes"));
+    }
+}

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod spaces;
+
 use super::*;
 use crate::{env::Env, testing::directory::TemporaryDirectory};
 use std::fs;

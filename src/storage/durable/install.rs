@@ -236,3 +236,41 @@ impl DurableEngine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{LogId, NodeId, Term, Version};
+
+    fn received() -> Received {
+        let log_id = LogId { term: Term(4), leader: NodeId(5), index: 6 };
+        let applied =
+            Applied { log_id: Some(log_id), version: Version(7), chain: 8, clock_ms: 9, ..Applied::default() };
+        let totals = CaptureTotals { parts: 2, rows: 3, hash: 0x0a0b };
+        Received {
+            totals,
+            last: Some(Bytes::from_static(b"\0\0\0\x01m")),
+            ..Received::nothing([7; 16], applied, Bytes::new())
+        }
+    }
+
+    #[test]
+    fn what_is_noted_stays_as_it_is_on_disk() {
+        let bytes = encode(&received());
+        let hex: String = bytes[..51].iter().map(|byte| format!("{byte:02x}")).collect();
+        let golden = "00010707070707070707070707070707070700000000000000020000000000000003\
+                      0000000000000a0b00000005000000016d";
+        assert_eq!((&hex[..], bytes.len()), (golden, 51 + 4 + 75));
+        assert_eq!(decode(&bytes), Some(received()));
+        let nothing = Received { last: None, ..received() };
+        assert_eq!(decode(&encode(&nothing)), Some(nothing));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_nothing() {
+        let bytes = encode(&received());
+        (0..bytes.len()).for_each(|len| assert_eq!(decode(&bytes[..len]), None, "{len} bytes"));
+        let later = [&[0, 2], &bytes[2..]].concat();
+        assert_eq!((decode(&later), decode(b"")), (None, None));
+    }
+}

@@ -36,12 +36,19 @@
 //!
 //! Applying never waits for the base's disk, except for what an atomic operation must read.
 //!
+//! # Installing
+//!
+//! A snapshot of another replica is written into a space beside the base (`install`). It replaces base and memory in one step,
+//! which is why all of an engine's state hangs on one pointer (`State`): a read looks it up once, and sees one of the two
+//! states whole. Readers of the old one keep it, and its files, until they end.
+//!
 //! # Bounds
 //!
 //! | what | bound |
 //! |---|---|
 //! | bytes in memory | flushed without regard to history above half of `memory_bytes_max`; writes pause ([`Pressure::Behind`]) from three quarters down to half |
 //! | bytes of a run | about `slice_bytes`, or half of `memory_bytes_max` where more than that is in a hurry |
+//! | bytes of a snapshot in memory | `slice_bytes`, and a part |
 //! | bytes on disk | [`Pressure::DiskFull`] below `reserve_bytes`; reads go on, and writes do again when there is room |
 //!
 //! Evicted at once is what was flushed: no clean rows stay in memory, the base's block cache serves them.
@@ -441,7 +448,8 @@ impl Engine for DurableEngine {
     }
 
     fn close(&self) -> Result<(), Error> {
-        // Whoever is flushing is waited for, so that nothing moves once this has returned.
+        // Whoever is flushing or installing is waited for, so that nothing moves once this has returned.
+        let _install = self.latest_install.lock();
         let _maintenance = self.maintenance.lock();
         match self.ended.set(CLOSED.into()) {
             Err(_) if self.ended.get().is_some_and(|why| why != CLOSED) => Err(self.fail(CLOSED.into())),

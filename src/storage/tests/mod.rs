@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+pub(super) mod hooked;
 mod threads;
 mod transfers;
 
@@ -106,4 +107,16 @@ fn send(from: &Arc<dyn Engine>, to: &Arc<dyn Engine>) -> Result<(), InstallError
         install.part(number, rows)?;
     }
     install.finish(totals)
+}
+
+/// A base once nobody has it any more: what a snapshot has replaced is held by the collector until other tests' guards let
+/// it go.
+pub(super) fn reopened(open: impl Fn() -> Result<LsmBase, OpenError>) -> LsmBase {
+    loop {
+        match open() {
+            Err(OpenError::InUse { .. }) => crossbeam_epoch::pin().flush(),
+            base => return base.unwrap(),
+        }
+        std::thread::yield_now();
+    }
 }

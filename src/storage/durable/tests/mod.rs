@@ -4,6 +4,7 @@
 
 mod damage;
 mod failures;
+mod install_failures;
 mod installs;
 mod interrupted;
 mod long_reader;

@@ -1,7 +1,7 @@
 //! Any sequence of steps, crashes among them, equals a naive model at every version that can be read.
 
 use super::*;
-use crate::testing::generators::Random;
+use crate::{storage::tests::reopened, testing::generators::Random};
 
 /// Where bases come from: each call gives what the last process left.
 pub(super) trait Disk {
@@ -22,16 +22,7 @@ pub(super) struct OnDisk(pub(super) TemporaryDirectory);
 impl Disk for OnDisk {
     fn reopen(&mut self) -> Box<dyn Base> {
         let options = LsmOptions { block_cache_bytes: 16 * 1024, table_bytes: 4 * 1024 };
-        loop {
-            match LsmBase::open(&Env::real(), self.0.path(), options) {
-                // What a snapshot has replaced is still held by the collector, which other tests' guards hold up.
-                Err(OpenError::InUse { .. }) => {
-                    crossbeam_epoch::pin().flush();
-                    std::thread::yield_now();
-                }
-                base => return Box::new(base.unwrap()),
-            }
-        }
+        Box::new(reopened(|| LsmBase::open(&Env::real(), self.0.path(), options)))
     }
 }
 

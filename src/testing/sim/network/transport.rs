@@ -5,7 +5,8 @@ use bytes::Bytes;
 use std::{io::ErrorKind, time::Duration};
 
 impl State {
-    /// Puts something under way to an end. A host that is in a call that blocks sends when it is out of it.
+    /// Puts something under way to an end. A host that is in a call that blocks sends when it is out of it. What gets there
+    /// earlier than what was sent before it waits for that.
     pub(super) fn send(&mut self, id: ConnectionId, to: Side, segment: Segment) {
         let Some(connection) = self.network.connections.get(&id) else { return };
         let (from, host) = connection.way_to(to);
@@ -13,7 +14,6 @@ impl State {
         let at = sent + self.network.delay(from, host);
         let connection = self.network.connections.get_mut(&id).expect("it was there");
         let pipe = &mut connection.end(to).incoming;
-        let at = pipe.under_way.back().map_or(at, |last| at.max(last.at));
         if let Segment::Bytes(bytes) = &segment {
             pipe.bytes += bytes.len();
         }

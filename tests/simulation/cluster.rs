@@ -1,0 +1,168 @@
+//! Clusters in a simulation: any seed keeps what must hold, and the same seed does the same again.
+//!
+//! `QUANTADB_SIM_SEED=7` runs one seed and prints what happens in it; `QUANTADB_SIM_SEEDS=100..200` runs many.
+
+use quantadb::{
+    client::{Client, ClientOptions},
+    storage::Applied,
+    testing::{
+        cluster::{Cluster, Report, Scenario},
+        sim::Host,
+    },
+};
+use std::{
+    env,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Seeds of a short run, and where they begin.
+const SEEDS: u64 = 3;
+
+fn seeds() -> std::ops::Range<u64> {
+    let Ok(text) = env::var("QUANTADB_SIM_SEEDS") else { return 1..1 + SEEDS };
+    let (first, last) = text.split_once("..").expect("seeds are FIRST..END");
+    first.parse().expect("a number")..last.parse().expect("a number")
+}
+
+fn run(scenario: &Scenario) -> Report {
+    let begun = Instant::now();
+    let report = scenario.run();
+    let took = begun.elapsed();
+    eprintln!("seed {}: {report:?} in {took:?}", scenario.seed);
+    report
+}
+
+#[test]
+fn whatever_happens_to_a_cluster_it_keeps_its_promises() {
+    if let Ok(seed) = env::var("QUANTADB_SIM_SEED") {
+        let mut scenario = Scenario::new(seed.parse().expect("a number"));
+        scenario.trace_lines_max = 400;
+        if env::var("QUANTADB_SIM_LOG").is_ok() {
+            scenario.log = slog::Logger::root(Lines, slog::o!());
+        }
+        run(&scenario);
+        return;
+    }
+    let (mut simulated, mut attempts, mut count) = (Duration::ZERO, 0, 0);
+    let begun = Instant::now();
+    for seed in seeds() {
+        let report = run(&Scenario::new(seed));
+        simulated += report.simulated;
+        attempts += report.attempts;
+        count += 1;
+    }
+    eprintln!("{count} seeds, {attempts} attempts, {simulated:?} simulated in {:?}", begun.elapsed());
+}
+
+#[test]
+fn the_same_seed_does_the_same_again() {
+    for seed in seeds().take(2) {
+        let scenario = Scenario { faulty: Duration::from_secs(8), ..Scenario::new(seed) };
+        assert_eq!(run(&scenario), run(&scenario), "seed {seed}");
+    }
+}
+
+fn three(seed: u64) -> Scenario {
+    Scenario { replicas: 3, ..Scenario::new(seed) }
+}
+
+async fn client_of(host: Host, address: String) -> Client {
+    let env = host.env();
+    let options = ClientOptions { env: env.clone(), connector: Arc::new(env), ..ClientOptions::new(vec![address]) };
+    Client::connect(options).await.expect("a node serves")
+}
+
+/// Writes so many values of a kibibyte.
+fn fill(cluster: &Cluster<'_>, rows: usize) {
+    let leader = cluster.leader().expect("somebody leads");
+    let host = cluster.sim.host("c1");
+    let address = cluster.replicas[leader].host.address(7420);
+    let done = cluster.sim.host("c1").spawn("fills", async move {
+        let client = client_of(host, address).await;
+        for row in 0..rows {
+            client.put(format!("row/{row}"), [7; 1024]).await.expect("a leader that is let alone commits");
+        }
+    });
+    cluster.sim.block_on(done).expect("it ends");
+}
+
+#[test]
+fn who_has_come_to_another_state_than_the_majority_stops() {
+    for leads in [false, true] {
+        let scenario = three(11);
+        let mut cluster = Cluster::new(&scenario);
+        cluster.form();
+        let leader = cluster.leader().expect("somebody leads");
+        let place = if leads { leader } else { (leader + 1) % 3 };
+        cluster.excuse(place);
+        // What a flipped bit in memory does: one replica goes on from another state.
+        let engine = Arc::clone(cluster.replicas[place].node().expect("it runs").engine());
+        let before = engine.applied();
+        engine.apply(&[], Applied { chain: before.chain ^ 1, ..before }).expect("it can be written");
+        let (host, address) = (cluster.sim.host("c1"), cluster.replicas[(place + 1) % 3].host.address(7420));
+        cluster.sim.host("c1").spawn("writes", async move {
+            let client = client_of(host, address).await;
+            for row in 0..20 {
+                // The one who stops may be the one who decides.
+                let _ = client.put(format!("row/{row}"), "value").await;
+            }
+        });
+        cluster.sim.run_for(Duration::from_secs(6));
+        let failure = cluster.replicas[place].failure().expect("it has stopped");
+        assert!(failure.contains("state"), "{failure}");
+        let others = (0..3).filter(|other| *other != place);
+        for other in others {
+            assert!(cluster.replicas[other].node().is_some(), "{other} goes on");
+        }
+    }
+}
+
+#[test]
+fn a_member_that_lags_too_far_gets_a_snapshot_though_it_dies_in_the_midst_of_it() {
+    for seed in 20..23 {
+        let scenario = three(seed);
+        let mut cluster = Cluster::new(&scenario);
+        cluster.form();
+        let leader = cluster.leader().expect("somebody leads");
+        let place = (leader + 1) % 3;
+        cluster.replicas[place].crash(false);
+        // Several times what is kept for it.
+        fill(&cluster, 600);
+        cluster.pass(Duration::from_secs(8));
+        let node = cluster.replicas[leader].node().expect("it leads");
+        let purged = node.log().and_then(|log| log.purged()).map_or(0, |purged| purged.index);
+        assert!(purged > 100, "the log does not wait for ever: {purged}");
+        for _ in 0..3 {
+            cluster.replicas[place].boot(false);
+            cluster.pass(Duration::from_millis(20 + seed * 3));
+            cluster.replicas[place].crash(true);
+        }
+        cluster.replicas[place].boot(false);
+        cluster.come_together();
+        assert!(cluster.snapshots() > 0, "seed {seed}");
+    }
+}
+
+/// Log lines of replicas, on standard error.
+struct Lines;
+
+impl slog::Drain for Lines {
+    type Ok = ();
+    type Err = slog::Never;
+    fn log(&self, record: &slog::Record<'_>, values: &slog::OwnedKVList) -> Result<(), slog::Never> {
+        struct Text(String);
+        impl slog::Serializer for Text {
+            fn emit_arguments(&mut self, key: slog::Key, value: &std::fmt::Arguments<'_>) -> slog::Result {
+                self.0 += &format!(" {key}={value}");
+                Ok(())
+            }
+        }
+        let mut text = Text(String::new());
+        // Nothing here fails.
+        let _ = slog::KV::serialize(&record.kv(), record, &mut text);
+        let _ = slog::KV::serialize(values, record, &mut text);
+        eprintln!("{} {}{}", record.level().as_short_str(), record.msg(), text.0);
+        Ok(())
+    }
+}
