@@ -61,6 +61,22 @@ simulate seeds="200" first="0":
 reader seconds="60":
     QUANTADB_READER_SECONDS={{seconds}} cargo test --release --test crash -- --nocapture a_reader_that_grants_nothing
 
+# Clusters of real processes in CI's numbers: all tests, or those whose names hold the words given; needs root.
+cluster *words:
+    .ci/cluster {{words}}
+
+# Kills the leader of three again and again, and bounds the time until a write is acknowledged again: `just failover 100`.
+failover kills="100":
+    QUANTADB_CLUSTER_FAILOVERS={{kills}} cargo test --release --test cluster -- --nocapture replaced_in_time
+
+# Adds under names while the leader is killed every few seconds; the sums must be exact: `just additions 100000`.
+additions count="100000":
+    QUANTADB_CLUSTER_ADDITIONS={{count}} cargo test --release --test cluster -- --nocapture additions_are_done_once
+
+# Every fault in turn in one history of so many transactions over five nodes: `just partitions 100000`; needs root.
+partitions transactions="100000":
+    QUANTADB_CARGO_FLAGS=--release QUANTADB_CLUSTER_HISTORY={{transactions}} .ci/cluster whatever_happens
+
 # Plants bugs one by one and demands that the torture finds each: all, or those whose names hold the words given.
 sabotage *words:
     tests/sabotage.sh {{words}}

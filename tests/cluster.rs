@@ -44,6 +44,9 @@ mod quorum;
 #[path = "cluster/rolling.rs"]
 mod rolling;
 
+#[path = "cluster/snapshots.rs"]
+mod snapshots;
+
 #[path = "cluster/strangers.rs"]
 mod strangers;
 
@@ -63,19 +66,32 @@ pub fn seed() -> u64 {
     seed
 }
 
-/// Transactions before each fault.
-fn transactions() -> u64 {
-    from_environment("QUANTADB_CLUSTER_TRANSACTIONS").unwrap_or(100)
+/// How often each fault is done. What takes longer is not done at all where nobody says how often.
+fn repeats() -> Option<u64> {
+    from_environment("QUANTADB_CLUSTER_REPEATS")
 }
 
-/// How often each fault of a list is done.
-fn repeats() -> u64 {
-    from_environment("QUANTADB_CLUSTER_REPEATS").unwrap_or(1)
+/// Says of a test that it was not run.
+fn not_run(name: &str) {
+    println!("{name}: not run; `.ci/cluster` runs it, and makes the network that some of it needs");
 }
 
+/// Clients at work while faults are done. Where the network must be parted, nodes need namespaces of their own.
 async fn run(name: &'static str, nodes: usize, faults: &'static [Fault]) {
-    let rounds = repeats() * faults.len() as u64;
-    Run { name, nodes, faults, rounds, transactions: transactions() }.run(seed()).await;
+    let parts = faults.iter().any(|fault| fault.parts_network());
+    match repeats() {
+        Some(repeats) if network::has_namespaces() || !parts => {
+            let transactions = from_environment("QUANTADB_CLUSTER_TRANSACTIONS").unwrap_or(100);
+            let rounds = repeats * faults.len() as u64;
+            Run { name, nodes, faults, rounds, transactions }.run(seed()).await;
+        }
+        _ => not_run(name),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_stale_when_the_leader_is_killed() {
+    Run { name: "kill", nodes: 3, faults: &[Fault::KillLeader], rounds: 1, transactions: 100 }.run(seed()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,8 +100,58 @@ async fn nothing_is_lost_or_stale_when_nodes_are_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_stale_when_two_of_five_are_killed() {
+    run("five", 5, &[Fault::KillTwo]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_stale_when_nodes_stand_still_for_a_while() {
     run("pauses", 3, &[Fault::PauseLeader, Fault::PauseFollower]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_stale_when_nodes_are_cut_off() {
+    run("isolation", 3, &[Fault::IsolateLeader, Fault::IsolateFollower]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_stale_when_nodes_hear_and_are_not_heard() {
+    run("one-way", 3, &[Fault::MuteLeader, Fault::DeafenLeader]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_stale_when_one_node_alone_hears_both_halves() {
+    run("bridge", 5, &[Fault::Bridge]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_stale_when_links_come_and_go() {
+    run("flapping", 3, &[Fault::Flap]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_stale_when_members_are_replaced() {
+    run("replaced", 3, &[Fault::ReplaceLeader, Fault::ReplaceFollower]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_stale_when_snapshots_are_interrupted() {
+    run("snapshots", 3, &[Fault::InterruptSnapshot]).await;
+}
+
+/// All of them, one after the other, in one history: for as long as somebody wants.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_stale_whatever_happens() {
+    match from_environment("QUANTADB_CLUSTER_HISTORY") {
+        None => not_run("whatever happens"),
+        Some(transactions) => {
+            let faults: &[Fault] = if network::has_namespaces() { Fault::ALL } else { Fault::WITHOUT_NETWORK };
+            // Every fault comes more than once.
+            let rounds = (2 * faults.len() as u64).max(transactions / 2_000);
+            let transactions = transactions.div_ceil(rounds);
+            Run { name: "whatever", nodes: 5, faults, rounds, transactions }.run(seed()).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,70 +160,37 @@ async fn a_killed_leader_is_replaced_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_stale_when_two_of_five_are_killed() {
-    run("five", 5, &[Fault::KillTwo]).await;
-}
-
-/// Whether the network can be parted; said if not.
-fn parts_network(name: &str) -> bool {
-    let parts = network::has_namespaces();
-    if !parts {
-        println!("{name}: not run, for nodes need network namespaces of their own; `.ci/cluster` gives them those");
-    }
-    parts
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_stale_when_nodes_are_cut_off() {
-    if parts_network("cut off") {
-        run("isolation", 3, &[Fault::IsolateLeader, Fault::IsolateFollower]).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_stale_when_nodes_hear_and_are_not_heard() {
-    if parts_network("one way") {
-        run("one-way", 3, &[Fault::MuteLeader, Fault::DeafenLeader]).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_stale_when_one_node_alone_hears_both_halves() {
-    if parts_network("bridge") {
-        run("bridge", 5, &[Fault::Bridge]).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_stale_when_links_come_and_go() {
-    if parts_network("flapping") {
-        run("flapping", 3, &[Fault::Flap]).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn additions_are_done_once_while_leaders_are_killed() {
-    increments::run(from_environment("QUANTADB_CLUSTER_ADDITIONS").unwrap_or(1_000), seed()).await;
+    increments::run(from_environment("QUANTADB_CLUSTER_ADDITIONS").unwrap_or(500), seed()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_stood_still_answers_nothing_stale() {
-    paused::run(repeats(), seed()).await;
+    match repeats() {
+        Some(repeats) => paused::run(repeats, seed()).await,
+        None => not_run("a leader that stood still"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_lost_its_quorum_serves_what_needs_none() {
-    quorum::run(false, seed()).await;
+    match repeats() {
+        Some(_) => quorum::run(false, seed()).await,
+        None => not_run("a follower that lost its quorum"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_lost_its_quorum_serves_what_needs_none() {
-    quorum::run(true, seed()).await;
+    match repeats() {
+        Some(_) => quorum::run(true, seed()).await,
+        None => not_run("a leader that lost its quorum"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_fails_while_every_node_is_restarted() {
-    rolling::run(repeats(), seed()).await;
+    rolling::run(repeats().unwrap_or(1), seed()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ use super::{
     load::{Worker, load, resolve},
     node::PATIENCE,
     rig::{Cluster, connect},
+    snapshots,
 };
 use std::{
     sync::{
@@ -48,6 +49,48 @@ pub enum Fault {
     Bridge,
     /// The leader's links go away and come back several times a second.
     Flap,
+    /// The leader's disk is lost: it joins anew, as another node, and the old one is removed.
+    ReplaceLeader,
+    /// The same with another node.
+    ReplaceFollower,
+    /// A node is down until its log is gone elsewhere, and is killed again and again, or who sends it, while a snapshot is under
+    /// way to it.
+    InterruptSnapshot,
+}
+
+impl Fault {
+    /// All that can be done without parting the network.
+    pub const WITHOUT_NETWORK: &[Fault] = &[
+        Fault::KillLeader,
+        Fault::PauseLeader,
+        Fault::KillFollower,
+        Fault::InterruptSnapshot,
+        Fault::KillTwo,
+        Fault::ReplaceLeader,
+        Fault::PauseFollower,
+        Fault::ReplaceFollower,
+    ];
+
+    pub const ALL: &[Fault] = &[
+        Fault::KillLeader,
+        Fault::IsolateLeader,
+        Fault::PauseLeader,
+        Fault::Bridge,
+        Fault::KillFollower,
+        Fault::MuteLeader,
+        Fault::InterruptSnapshot,
+        Fault::IsolateFollower,
+        Fault::KillTwo,
+        Fault::DeafenLeader,
+        Fault::ReplaceLeader,
+        Fault::Flap,
+        Fault::PauseFollower,
+        Fault::ReplaceFollower,
+    ];
+
+    pub fn parts_network(self) -> bool {
+        !Fault::WITHOUT_NETWORK.contains(&self)
+    }
 }
 
 /// A run of clients and faults.
@@ -224,10 +267,36 @@ async fn inject(cluster: &mut Cluster, fault: Fault) -> Result<String, String> {
             }
             return Ok(format!("node {leader}, {times} times"));
         }
+        Fault::ReplaceLeader => return replace(cluster, leader).await,
+        Fault::ReplaceFollower => return replace(cluster, other).await,
+        Fault::InterruptSnapshot => return snapshots::interrupt(cluster, leader, other).await,
     };
     // Real time for the others to go on without it: it paces, and nothing depends on it.
     tokio::time::sleep(hold).await;
     Ok(format!("{text} for {hold:.1?}"))
+}
+
+/// Another node takes the place of one whose directory is lost.
+async fn replace(cluster: &mut Cluster, node: usize) -> Result<String, String> {
+    let old = cluster.status(node).await.ok_or("it does not say who it is")?.node;
+    let others = cluster.nodes.iter().filter(|other| other.number != node).map(|other| other.place.peers).collect();
+    cluster.nodes[node].kill();
+    cluster.nodes[node].forget(others);
+    // The old one goes before the new one comes, or after.
+    let first = cluster.random.once_in(2);
+    if first {
+        cluster.remove(old).await?;
+    }
+    cluster.nodes[node].start().await?;
+    if !first {
+        cluster.remove(old).await?;
+    }
+    let new = cluster.status(node).await.ok_or("it does not say who it is")?.node;
+    let order = if first { "after" } else { "before" };
+    match new == old {
+        true => Err(format!("node {node} lost its disk and is {old:?} again")),
+        false => Ok(format!("node {node}, which came as {new:?} {order} {old:?} was removed")),
+    }
 }
 
 /// Judges all that was told, and what is there now.

@@ -20,9 +20,12 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How often somebody who waits for a process looks.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Small parts, so that a short life rolls the log's segments and flushes to the base.
+/// Small parts, so that a short life rolls the log's segments and flushes to the base, and who was away needs a snapshot.
 const CONFIGURATION: &str = "(
-    storage: (slice_bytes: 1048576, slice_age_ms_max: 1000, log_segment_bytes: 262144, log_cache_bytes: 65536),
+    storage: (
+        slice_bytes: 1048576, slice_age_ms_max: 1000,
+        log_segment_bytes: 262144, log_keep_bytes: 1048576, log_cache_bytes: 65536,
+    ),
 )";
 
 /// See the module.
@@ -201,6 +204,19 @@ impl Node {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Loses its directory: it will join by these as another node.
+    pub fn forget(&mut self, members: Vec<SocketAddr>) {
+        assert!(self.child.is_none(), "node {} runs", self.number);
+        fs::remove_dir_all(self.data()).expect("its directory is there");
+        self.join = members;
+    }
+
+    /// Whether a snapshot is under way to it: what it has of it lies beside its base.
+    pub fn takes_snapshot(&self) -> bool {
+        let folders = fs::read_dir(self.data().join("base")).into_iter().flatten().flatten();
+        folders.into_iter().any(|folder| folder.path().join("filling").exists())
     }
 
     /// Verifies its directory offline.

@@ -9,8 +9,8 @@ use quantadb::{
     client::{CallOptions, Client, ClientOptions, Connector, Error, KeyRange, Row, Status},
     env::{BoxFuture, Env, Socket},
     testing::generators::Random,
-    types::{Term, Version},
-    wire::Role,
+    types::{NodeId, Term, Version},
+    wire::{ErrorCode, Role},
 };
 use std::{
     io,
@@ -148,7 +148,32 @@ impl Cluster {
                 return Some(format!("node {number} has applied {}, not yet {version}", status.version));
             }
         }
-        None
+        let members = async { connect(self.nodes[leader].place.clients, ASK).await?.cluster().status().await };
+        match members.await {
+            Ok(status) if status.members.len() != self.nodes.len() => {
+                Some(format!("there are {} members: {:?}", status.members.len(), status.members))
+            }
+            Ok(_) => None,
+            Err(error) => Some(format!("node {leader} leads, but says nothing of its members: {error:?}")),
+        }
+    }
+
+    /// Takes a member out, whoever is asked and however often.
+    ///
+    /// # Errors
+    /// If it is still there after a while.
+    pub async fn remove(&self, member: NodeId) -> Result<(), String> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let addresses: Vec<_> = self.awake().into_iter().map(|node| self.nodes[node].place.clients).collect();
+            let removed = async { connect_to_any(&addresses, 0, ASK).await?.cluster().remove(member).await };
+            match removed.await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.code() == Some(ErrorCode::UNKNOWN_NODE) => return Ok(()),
+                Err(error) => self.in_time(until, &format!("node {member:?} is not removed: {error:?}"))?,
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Restarts what is down, lets go on what is paused, and heals the network.
