@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# Plants one bug after another in a copy of the working tree and runs the torture on it: each must be found. A test that
-# cannot fail proves nothing, and this is how we know that this one can.
+# Plants one bug after another in a copy of the working tree and runs the torture on it, or the simulation of a cluster: each
+# must be found. A test that cannot fail proves nothing, and this is how we know that these can.
 #
-#     tests/sabotage.sh [WORD...]       all bugs, or those whose names hold one of the words
+#     tests/sabotage.sh [WORD...]       all bugs, or those whose names hold one of the words; those of clusters begin with one
 #
 # Every bug is a file, the exact text that is replaced and what replaces it; text that is not there any more is an error.
-# Runs grow longer until the bug is found: SABOTAGE_SECONDS (default "2 6 20") for each test of the torture.
+# Runs grow longer until the bug is found: SABOTAGE_SECONDS (default "2 6 20") for each test of the torture, SABOTAGE_SEEDS
+# (default "1..21 21..101 101..301") for simulations, which stop at the first seed that finds it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
 seconds=${SABOTAGE_SECONDS:-2 6 20}
+seeds=${SABOTAGE_SEEDS:-1..21 21..101 101..301}
+suite=torture
 # One target directory for all bugs: each rebuilds the library and the torture, and nothing else.
 export CARGO_TARGET_DIR=${SABOTAGE_TARGET_DIR:-$root/target/sabotage}
 export CARGO_INCREMENTAL=1
@@ -39,15 +42,17 @@ plant() {
         exit 2
     fi
     printf '%s\n' "${text/"$old"/"$new"}" >"$file"
-    if ! (cd "$tree" && cargo test --quiet --test torture --no-run) >"$log" 2>&1; then
+    local command=(cargo test --quiet --test torture) lengths=$seconds
+    [[ $suite == torture ]] || { command=(cargo test --quiet --profile simulation --test simulation) && lengths=$seeds; }
+    if ! (cd "$tree" && "${command[@]}" --no-run) >"$log" 2>&1; then
         tail -40 "$log" >&2
         printf 'ERROR: "%s" does not compile\n' "$name" >&2
         exit 2
     fi
     local found='' length
-    for length in $seconds; do
-        if ! (cd "$tree" && QUANTADB_TORTURE_SECONDS=$length timeout 300 cargo test --quiet --test torture -- --nocapture) \
-            >"$log" 2>&1; then
+    for length in $lengths; do
+        if ! (cd "$tree" && QUANTADB_TORTURE_SECONDS=$length QUANTADB_SIM_SEEDS=$length timeout 900 "${command[@]}" -- --nocapture \
+            --test-threads 1 $([[ $suite == torture ]] || printf 'cluster::')) >"$log" 2>&1; then
             found=$length
             break
         fi
@@ -61,7 +66,9 @@ plant() {
     # The checker's verdict says more than what a client noticed on its way.
     local why
     why=$(grep -m1 -E 'seed [0-9]+: not strictly' "$log" || grep -m1 -A1 'panicked at' "$log" || tail -3 "$log")
-    printf 'found     %s, in %s s a test\n          %s\n' "$name" "$found" "$(cut -c1-260 <<<"${why//$'\n'/ }")"
+    local unit='s a test'
+    [[ $suite == torture ]] || unit='among the seeds'
+    printf 'found     %s, in %s %s\n          %s\n' "$name" "$found" "$unit" "$(cut -c1-260 <<<"${why//$'\n'/ }")"
 }
 
 plant 'the range check taken out' src/txn/resolver/mod.rs \
@@ -119,6 +126,63 @@ plant 'a range delete that is not a read' src/txn/transaction.rs \
     '        self.told(kind, range.clone())?;
         let before' \
     '        let before'
+
+suite=simulation
+
+plant 'cluster: an entry behind a refused one taken as if nothing had happened' src/txn/apply.rs \
+    'if header.first_version != before.version.next() {' \
+    'if header.first_version < before.version.next() {'
+
+plant 'cluster: a vote not synced' src/consensus/disk_log.rs \
+    '        done(|told| self.log.save_vote(vote, told)).await' \
+    '        drop(vote);
+        Ok(())'
+
+plant 'cluster: a leader restored without an election' src/consensus/driver.rs \
+    '        enable_leader_restore: Some(false),
+' ''
+
+plant 'cluster: an append answered before it is durable' src/consensus/serve.rs \
+    '        appends.waiting.push_back(frame.request_id);
+        // No more' \
+    '        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let reply = AppendReply { result: AppendResult::Matched(last.as_ref().map(ours)), report: None };
+        self.connection.put(Kind::Response, PeerOpcode::Append.number(), frame.request_id, |out| reply.encode(out));
+        // No more'
+
+plant 'cluster: a stale read by an old leader' src/consensus/driver.rs \
+    '        if self.reads.local() {
+            return confirm(true);' \
+    '        if self.reads.local() || self.leads.borrow_watched().state == ServerState::Leader {
+            return confirm(true);'
+
+plant 'cluster: a commit that an old term has resolved' src/consensus/driver.rs \
+    'raft.write(Command(entry)).with_leader(types::leader(term, self.node)).responder(reply)' \
+    'raft.write(Command({ let _ = term; entry })).responder(reply)'
+
+plant 'cluster: a key forgotten at failover' src/node/decide.rs \
+    '            Ok(Some(record)) => waiter.result_of(record),
+            Ok(None) if keyed.pair.seen' \
+    '            Ok(Some(Record::Committed(..))) if self.term.0 > 1 => return false,
+            Ok(Some(record)) => waiter.result_of(record),
+            Ok(None) if keyed.pair.seen'
+
+plant 'cluster: a pre-vote that grants' src/consensus/peers.rs \
+    '        self.ask_for_vote(PeerOpcode::PreVote, request, &option).await' \
+    '        let _ = option;
+        Ok(VoteResponse::new(request.vote, None, true))'
+
+plant 'cluster: metadata of a snapshot off by one' src/consensus/snapshots.rs \
+    '            log_id,
+            version,
+            chain,' \
+    '            log_id: log_id.map(|log_id| crate::types::LogId { index: log_id.index - 1, ..log_id }),
+            version,
+            chain,'
+
+plant 'cluster: local reads after growth from one voter' src/consensus/store.rs \
+    'self.local.store(leads && state.alone_applied && state.alone_appended, Ordering::Release);' \
+    'self.local.store(leads, Ordering::Release);'
 
 if ((count == 0)); then
     printf 'ERROR: no bug has such a name\n' >&2

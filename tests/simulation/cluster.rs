@@ -119,6 +119,28 @@ fn who_has_come_to_another_state_than_the_majority_stops() {
 }
 
 #[test]
+fn a_member_that_was_cut_off_disturbs_nobody_when_it_comes_back() {
+    // Without a pre-vote it would come back with a higher term, and the leader would have to go.
+    let scenario = three(31);
+    let mut cluster = Cluster::new(&scenario);
+    cluster.form();
+    let leader = cluster.leader().expect("somebody leads");
+    let term = |cluster: &Cluster<'_>| {
+        let node = cluster.replicas[leader].node().expect("it runs");
+        cluster.sim.block_on(node.status()).term
+    };
+    let before = term(&cluster);
+    let names: Vec<String> = cluster.replicas.iter().map(|replica| replica.host.name()).collect();
+    let victim = names[(leader + 1) % 3].as_str();
+    let others: Vec<&str> = names.iter().map(String::as_str).filter(|name| *name != victim).collect();
+    cluster.sim.network().partition(&[victim], &others);
+    cluster.pass(Duration::from_secs(10));
+    cluster.sim.network().heal();
+    cluster.come_together();
+    assert_eq!((term(&cluster), cluster.leader()), (before, Some(leader)));
+}
+
+#[test]
 fn a_member_that_lags_too_far_gets_a_snapshot_though_it_dies_in_the_midst_of_it() {
     for seed in 20..23 {
         let scenario = three(seed);
