@@ -142,13 +142,25 @@ plant 'cluster: a leader restored without an election' src/consensus/driver.rs \
     '        enable_leader_restore: Some(false),
 ' ''
 
-plant 'cluster: an append answered before it is durable' src/consensus/serve.rs \
-    '        appends.waiting.push_back(frame.request_id);
-        // No more' \
-    '        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
-        let reply = AppendReply { result: AppendResult::Matched(last.as_ref().map(ours)), report: None };
-        self.connection.put(Kind::Response, PeerOpcode::Append.number(), frame.request_id, |out| reply.encode(out));
-        // No more'
+plant 'cluster: an entry acknowledged before it is durable' src/consensus/disk_log.rs \
+    '        self.log.append(
+            entries,
+            Box::new(move |done| {
+                if let Err(error) = &done {
+                    queue.send(Message::Failed(Failed(error.to_string())));
+                }
+                callback.io_completed(done.map_err(failed));
+            }),
+        );' \
+    '        self.log.append(
+            entries,
+            Box::new(move |done| {
+                if let Err(error) = &done {
+                    queue.send(Message::Failed(Failed(error.to_string())));
+                }
+            }),
+        );
+        callback.io_completed(Ok(()));'
 
 plant 'cluster: a stale read by an old leader' src/consensus/driver.rs \
     '        if self.reads.local() {
