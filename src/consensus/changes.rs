@@ -7,6 +7,7 @@ use super::{
     Addresses, Change, ChangeError, StateMachine,
     contacts::Contacts,
     driver::OpenRaft,
+    membership::NODES_MAX,
     types::{Peer, RaftMembership},
 };
 use crate::{env::Env, types::NodeId};
@@ -100,6 +101,9 @@ impl<M: StateMachine> Changes<M> {
         if known.as_ref() == Some(&peer) {
             return Ok(());
         }
+        if known.is_none() && self.membership().nodes().count() >= NODES_MAX {
+            return Err(ChangeError::TooMany { members_max: NODES_MAX as u64 });
+        }
         // A member that has moved keeps its vote; a new one learns.
         let nodes = BTreeMap::from([(node.0, peer)]);
         let change = if known.is_some() { ChangeMembers::SetNodes(nodes) } else { ChangeMembers::AddNodes(nodes) };
@@ -114,6 +118,9 @@ impl<M: StateMachine> Changes<M> {
         let mut after = voters(&membership);
         if !after.insert(node.0) {
             return Ok(());
+        }
+        if !self.has_caught_up(node.0) {
+            return Err(ChangeError::Behind);
         }
         self.check_quorum(&after)?;
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node.0]))).await
@@ -148,6 +155,8 @@ impl<M: StateMachine> Changes<M> {
             .max_by_key(|heir| matched.get(heir).copied().flatten());
         let heir = match node {
             Some(node) if !heirs.contains(&node.0) => return Err(ChangeError::UnknownNode),
+            // Until it has taken over nothing is written.
+            Some(node) if node != self.node && !self.has_caught_up(node.0) => return Err(ChangeError::Behind),
             Some(node) => node.0,
             None => *best.ok_or(ChangeError::QuorumAtRisk { needed: 2, heard: 1 })?,
         };
@@ -179,6 +188,8 @@ impl<M: StateMachine> Changes<M> {
             Err(RaftError::APIError(
                 ClientWriteError::ForwardToLeader(_) | ClientWriteError::PreconditionFailed(_),
             )) => Err(ChangeError::NotLeader),
+            // Nothing was begun.
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_))) => Err(ChangeError::InProgress),
             Err(error) => Err(ChangeError::Failed(error.to_string())),
         }
     }
@@ -202,14 +213,14 @@ impl<M: StateMachine> Changes<M> {
         let _ = self.change(change).await;
     }
 
-    fn promotable(&self, membership: &RaftMembership) -> Option<BTreeSet<u64>> {
+    fn has_caught_up(&self, node: u64) -> bool {
         let last = self.raft.data_metrics().borrow_watched().last_log.map_or(0, |log_id| log_id.index);
-        let matched = self.matched();
-        let caught_up = |node: &u64| {
-            let index = matched.get(node).copied().flatten();
-            self.is_heard(*node) && index.is_some_and(|index| index + CAUGHT_UP_ENTRIES >= last)
-        };
-        let mut learners: Vec<u64> = membership.learner_ids().filter(caught_up).collect();
+        let matched = self.matched().get(&node).copied().flatten();
+        self.is_heard(node) && matched.is_some_and(|matched| matched + CAUGHT_UP_ENTRIES >= last)
+    }
+
+    fn promotable(&self, membership: &RaftMembership) -> Option<BTreeSet<u64>> {
+        let mut learners: Vec<u64> = membership.learner_ids().filter(|node| self.has_caught_up(*node)).collect();
         if (voters(membership).len() + learners.len()).is_multiple_of(2) {
             learners.pop();
         }

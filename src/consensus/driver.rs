@@ -585,12 +585,17 @@ impl<M: StateMachine> Driver<M> {
     }
 
     fn change(&mut self, change: Change, changed: oneshot::Sender<Result<(), ChangeError>>) {
-        let changes = self.changes.clone();
-        // openraft takes one change at a time and says so.
+        if std::mem::replace(&mut self.changing, true) {
+            // Whoever asked may have gone.
+            let _ = changed.send(Err(ChangeError::InProgress));
+            return;
+        }
+        let (changes, queue) = (self.changes.clone(), self.queue.clone());
         self.env
             .spawn("membership", async move {
                 // Whoever asked may have gone.
                 let _ = changed.send(changes.carry_out(change).await);
+                queue.send(Message::KeptUp);
             })
             .detach();
     }
@@ -739,6 +744,7 @@ impl<M: StateMachine> Driver<M> {
                 let addresses = Addresses { peer: peer.address.clone(), client: peer.client_address.clone() };
                 Some(Leader { node: NodeId(node), addresses })
             });
+            membership.nodes().for_each(|(node, peer)| self.contacts.moved(NodeId(*node), &peer.address));
             let alone = membership.nodes().count() <= 1;
             self.aside_above.store(if alone { self.aside_above_alone } else { 0 }, Ordering::Relaxed);
             self.shown.is_leader.store(metrics.state == ServerState::Leader, Ordering::Release);

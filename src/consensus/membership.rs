@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const FORMAT: u8 = 2;
 const FORMAT_WITHOUT_CLIENTS: u8 = 1;
 /// Most voters, and most nodes: far more than a group can use, and few enough for the length fields.
-const NODES_MAX: usize = 1_000;
+pub(super) const NODES_MAX: usize = 1_000;
 
 /// Why a membership cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,12 +66,23 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<RaftMembership, Membership
         Ok(text.map_err(|_| MembershipError::Invalid("an address is not UTF-8"))?.to_owned())
     };
     let mut configurations = Vec::new();
-    for _ in 0..reader.u8()? {
+    let parts = reader.u8()?;
+    if parts > 2 {
+        return Err(MembershipError::Invalid("more than two configurations"));
+    }
+    for _ in 0..parts {
         let count = reader.u16()?;
+        if usize::from(count) > NODES_MAX {
+            return Err(MembershipError::Invalid("too many voters"));
+        }
         configurations.push((0..count).map(|_| reader.u64()).collect::<Result<BTreeSet<u64>, _>>()?);
     }
     let mut nodes = BTreeMap::new();
-    for _ in 0..reader.u16()? {
+    let count = reader.u16()?;
+    if usize::from(count) > NODES_MAX {
+        return Err(MembershipError::Invalid("too many nodes"));
+    }
+    for _ in 0..count {
         let id = reader.u64()?;
         let peer = address(reader)?;
         let client_address = if format == FORMAT { address(reader)? } else { String::new() };

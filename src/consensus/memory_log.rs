@@ -1,6 +1,6 @@
 //! A log in memory: gone with the process, so it is for nodes whose whole store is.
 
-use super::types::{RaftEntry, RaftLogId, RaftVote};
+use super::types::{Payload, RaftEntry, RaftLogId, RaftVote};
 use std::collections::VecDeque;
 
 /// Entries above the purge point, without a gap.
@@ -57,10 +57,21 @@ impl MemoryLog {
         self.purged = self.purged.max(Some(up_to));
     }
 
-    /// The entries of `first..end` that are here.
-    pub(super) fn read(&self, first: u64, end: u64) -> Vec<RaftEntry> {
+    /// The entries of `first..end` that are here, as many as `bytes_max` bytes hold, but one if there is one.
+    pub(super) fn read(&self, first: u64, end: u64, bytes_max: usize) -> Vec<RaftEntry> {
         let place = |index: u64| usize::try_from(index.saturating_sub(self.first())).unwrap_or(usize::MAX);
         let (from, to) = (place(first), place(end).min(self.entries.len()));
-        if from >= to { Vec::new() } else { self.entries.range(from..to).cloned().collect() }
+        if from >= to {
+            return Vec::new();
+        }
+        let (mut bytes, mut count) = (0_usize, 0);
+        let fits = |entry: &&RaftEntry| {
+            if let Payload::Normal(command) = &entry.payload {
+                bytes = bytes.saturating_add(command.0.len());
+            }
+            count += 1;
+            count == 1 || bytes <= bytes_max
+        };
+        self.entries.range(from..to).take_while(fits).cloned().collect()
     }
 }

@@ -242,6 +242,18 @@ pub enum ChangeError {
         /// How many are heard.
         heard: u64,
     },
+    /// Another change is being made. Nothing happened.
+    #[error("another change of the membership is being made")]
+    InProgress,
+    /// The group has as many members as it may. Nothing happened.
+    #[error("a cluster has at most {members_max} members; remove those that are gone")]
+    TooMany {
+        /// How many it may have.
+        members_max: u64,
+    },
+    /// The member is too far behind. Nothing happened.
+    #[error("the member has not caught up, or is not heard")]
+    Behind,
     /// It was begun, and may or may not be made.
     #[error("{0}")]
     Failed(String),

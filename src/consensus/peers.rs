@@ -119,6 +119,11 @@ pub(super) fn closed() -> PeerError {
 }
 
 impl Link {
+    /// Where the member is, as the newest membership says.
+    fn current_address(&self) -> String {
+        self.contacts.of(self.target).address.map_or_else(|| self.address.clone(), |address| address.to_string())
+    }
+
     async fn open(&mut self, lane: Lane, until: Moment) -> Result<(Connection, Env), PeerError> {
         let Some(dialer) = &self.dialer else {
             return Err(PeerError::Protocol("this group has no peers".into()));
@@ -128,7 +133,8 @@ impl Link {
             return Ok((connection, env));
         }
         let until = until.min(env.now() + DIAL_MAX);
-        let (connection, welcome) = dialer.dial(self.target, &self.address, lane, until).await?;
+        let address = self.current_address();
+        let (connection, welcome) = dialer.dial(self.target, &address, lane, until).await?;
         self.contacts.level(self.target, welcome.level);
         Ok((connection, env))
     }
@@ -267,7 +273,7 @@ impl RaftNetworkV2<Raft> for Link {
             let error = PeerError::Protocol("this group has no peers".into());
             return Err(StreamingError::Unreachable(unreachable(&error)));
         };
-        let (target, address, captures) = (self.target, self.address.clone(), self.captures.clone());
+        let (target, address, captures) = (self.target, self.current_address(), self.captures.clone());
         snapshots::send(dialer, target, address, vote, snapshot, captures, cancel).await
     }
 

@@ -24,6 +24,7 @@ use crate::{
 use bytes::BytesMut;
 use futures_core::Stream;
 use openraft::{
+    async_runtime::WatchReceiver,
     errors::Fatal,
     raft::{
         AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
@@ -36,11 +37,14 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 use tokio::sync::mpsc;
 
 /// Appends of one connection that wait for their sync. A member sends no more than 64.
 const APPENDS_MAX: usize = 256;
+/// A connection on which nothing happens for so long is closed; who wants it opens another.
+const SILENCE_MAX: Duration = Duration::from_secs(300);
 
 /// Serves a member's connection for consensus until it ends.
 pub(super) trait Inbound: Send + Sync {
@@ -64,6 +68,7 @@ impl<M: StateMachine> Inbound for Server<M> {
             machine: self.machine.clone(),
             agreement: Arc::clone(&self.agreement),
             queue: self.queue.clone(),
+            env: self.env.clone(),
             connection,
             appends: None,
         };
@@ -99,6 +104,7 @@ struct Serving<M: StateMachine> {
     machine: M,
     agreement: Arc<Agreement>,
     queue: Queue,
+    env: Env,
     connection: Connection,
     appends: Option<Appends>,
 }
@@ -120,7 +126,9 @@ fn refused(error: DecodeError) -> Box<WireError> {
 impl<M: StateMachine> Serving<M> {
     async fn run(mut self) -> Result<(), PeerError> {
         loop {
-            match self.event().await? {
+            let until = self.env.now() + SILENCE_MAX;
+            let env = self.env.clone();
+            match env.until(until, self.event()).await.ok_or(PeerError::Late)?? {
                 Event::Frame(None) => return Ok(()),
                 Event::Frame(Some(frame)) => self.frame(frame).await?,
                 Event::Appended(result) => {
@@ -179,7 +187,11 @@ impl<M: StateMachine> Serving<M> {
             Ok(append) => append,
             Err(error) => return Ok(Err(refused(error))),
         };
+        let vote = of_peer_vote(&append.vote);
+        let own = self.raft.server_metrics().borrow_watched().vote;
+        // Only whoever may lead is believed.
         if let Some((log_id, chain)) = append.chain
+            && vote.leader_id >= own.leader_id
             && self.agreement.compare(log_id, chain) == Some(false)
         {
             let what =
@@ -276,6 +288,17 @@ impl<M: StateMachine> Serving<M> {
 type Done = Result<Result<(), Box<WireError>>, PeerError>;
 
 fn request_of(append: Append) -> Result<AppendEntriesRequest<Raft>, Box<WireError>> {
+    let malformed = |what: &'static str| Err(refused(DecodeError::malformed(what)));
+    let mut next = append.previous.map_or(0, |previous| previous.index + 1);
+    for entry in &append.entries {
+        if entry.id.index != next {
+            return malformed("the entries have a gap");
+        }
+        if (entry.id.term, entry.id.leader) > (append.vote.term, append.vote.node) {
+            return malformed("an entry is of a later term than its leader");
+        }
+        next += 1;
+    }
     let entries = append.entries.into_iter().map(|entry| {
         disk_log::decode(LogEntry { id: entry.id, kind: entry.kind, payload: entry.payload })
             .map_err(|error| Box::new(WireError::new(ErrorCode::MALFORMED).with_message(error.to_string())))

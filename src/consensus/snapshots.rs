@@ -57,51 +57,54 @@ pub(super) struct Captured {
     capture: Capture,
     /// Where each part begins that was read, and what those before it amount to.
     read: Mutex<Vec<(FullKey, CaptureTotals)>>,
+    /// When a member last took something of it.
+    progress: Mutex<Moment>,
 }
 
-/// The captured state that is being sent, or was lately.
+/// The captured states that are being sent, or were lately.
 #[derive(Clone)]
 pub(super) struct Captures {
     env: Env,
-    slot: Arc<Mutex<Option<(Arc<Captured>, Moment)>>>,
+    kept: Arc<Mutex<Vec<Arc<Captured>>>>,
 }
 
 impl Captures {
     pub(super) fn new(env: &Env) -> Captures {
-        Captures { env: env.clone(), slot: Arc::default() }
+        Captures { env: env.clone(), kept: Arc::default() }
     }
 
-    /// The captured state in use if entries from there on are still to be had, else a new one.
-    pub(super) fn current<M: StateMachine>(&self, machine: &M, purged: Option<u64>) -> Option<Arc<Captured>> {
+    /// Lets go of those that have not come forward for long: whoever they were for is gone, or has them.
+    fn trim(&self, kept: &mut Vec<Arc<Captured>>) {
         let now = self.env.now();
-        let mut slot = self.slot.lock();
-        if let Some((captured, touched)) = &mut *slot
-            && captured.index() >= purged
-            && now - *touched < KEEP_MAX
-        {
-            *touched = now;
+        kept.retain(|captured| now - *captured.progress.lock() < KEEP_MAX);
+    }
+
+    /// A captured state that is kept if entries from there on are still to be had, else a new one.
+    pub(super) fn current<M: StateMachine>(&self, machine: &M, purged: Option<u64>) -> Option<Arc<Captured>> {
+        let mut kept = self.kept.lock();
+        self.trim(&mut kept);
+        if let Some(captured) = kept.iter().rev().find(|captured| captured.index() >= purged) {
             return Some(Arc::clone(captured));
         }
         machine.applied().log_id?;
         let capture = machine.capture();
         let mut id = [0; 16];
         self.env.random(&mut id);
-        let captured =
-            Arc::new(Captured { id, capture, read: Mutex::new(vec![(Bytes::new(), CaptureTotals::default())]) });
-        *slot = Some((Arc::clone(&captured), now));
+        let read = Mutex::new(vec![(Bytes::new(), CaptureTotals::default())]);
+        let captured = Arc::new(Captured { id, capture, read, progress: Mutex::new(self.env.now()) });
+        kept.push(Arc::clone(&captured));
         Some(captured)
     }
 
-    /// Whoever is sent one needs the log from there on. Lets go of one that nobody has asked for lately.
+    /// Whoever is sent one needs the log from there on.
     pub(super) fn needs(&self) -> Option<u64> {
-        let now = self.env.now();
-        let mut slot = self.slot.lock();
-        slot.take_if(|(captured, touched)| Arc::strong_count(captured) == 1 && now - *touched >= KEEP_MAX);
-        slot.as_ref().and_then(|(captured, _)| captured.index())
+        let mut kept = self.kept.lock();
+        self.trim(&mut kept);
+        kept.iter().filter_map(|captured| captured.index()).min()
     }
 
     fn done(&self, captured: &Arc<Captured>) {
-        self.slot.lock().take_if(|(kept, _)| Arc::ptr_eq(kept, captured));
+        self.kept.lock().retain(|kept| !Arc::ptr_eq(kept, captured));
     }
 }
 
@@ -219,9 +222,11 @@ async fn send_all(
         SnapshotBegun::GoOn { part } => part,
         SnapshotBegun::HigherVote(vote) => return Ok(of_peer_vote(&vote)),
     };
+    *captured.progress.lock() = env.now();
     while let Some(rows) = captured.part(part)? {
         let message = SnapshotPart { part, rows };
         asking.ask(PeerOpcode::SnapshotPart, |out| message.encode(out)).await?;
+        *captured.progress.lock() = env.now();
         part += 1;
     }
     let CaptureTotals { parts, rows, hash } = captured.totals();
@@ -262,8 +267,9 @@ pub(super) async fn receive<M: StateMachine>(
     connection: Connection,
 ) -> Result<(), PeerError> {
     let (sender, received) = oneshot::channel();
+    let of_thread = env.clone();
     let task = env.spawn_on_thread("snapshot", async move {
-        let mut receiving = Receiving { raft, machine, connection, begun: None };
+        let mut receiving = Receiving { env: of_thread, raft, machine, connection, begun: None };
         // Whoever waited may be gone.
         let _ = sender.send(receiving.run().await);
     });
@@ -273,6 +279,7 @@ pub(super) async fn receive<M: StateMachine>(
 }
 
 struct Receiving<M: StateMachine> {
+    env: Env,
     raft: openraft::Raft<Raft, Adapter<M>>,
     machine: M,
     connection: Connection,
@@ -296,7 +303,10 @@ fn not_installed(error: InstallError) -> Box<WireError> {
 
 impl<M: StateMachine> Receiving<M> {
     async fn run(&mut self) -> Result<(), PeerError> {
-        while let Some(frame) = self.connection.next().await? {
+        loop {
+            let until = self.env.now() + SILENCE_MAX;
+            let next = self.env.until(until, self.connection.next()).await.ok_or(PeerError::Late)?;
+            let Some(frame) = next? else { return Ok(()) };
             if frame.kind != Kind::Request {
                 return Err(PeerError::Protocol(format!("a frame of kind {} where requests come", frame.kind.name())));
             }
@@ -314,7 +324,6 @@ impl<M: StateMachine> Receiving<M> {
             }
             self.connection.send().await?;
         }
-        Ok(())
     }
 
     /// This node's vote, if it is higher.
@@ -330,6 +339,13 @@ impl<M: StateMachine> Receiving<M> {
             return Ok(Box::new(move |out| begun.encode(out)));
         }
         let SnapshotBegin { log_id, version, chain, clock_ms, idempotency_floor, .. } = begin;
+        if log_id.is_none_or(|log_id| (log_id.term, log_id.leader) > (begin.vote.term, begin.vote.node)) {
+            return Err(refuse(ErrorCode::MALFORMED, "a snapshot of nothing, or of a later term than its leader"));
+        }
+        let committed = self.raft.data_metrics().borrow_watched().local_committed.map(|committed| committed.index);
+        if log_id.map(|log_id| log_id.index) <= committed {
+            return Err(refuse(ErrorCode::UNAVAILABLE, "the log is known to be committed beyond the snapshot"));
+        }
         let applied = Applied { log_id, version, chain, clock_ms, idempotency_floor };
         // One that was begun on this connection before is let go first.
         self.begun = None;

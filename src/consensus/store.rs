@@ -213,7 +213,7 @@ impl LogStore {
 
     fn read(&self, first: u64, end: u64, bytes_max: usize) -> io::Result<Vec<RaftEntry>> {
         match &self.log.entries {
-            Entries::Memory(log) => Ok(log.lock().read(first, end)),
+            Entries::Memory(log) => Ok(log.lock().read(first, end, bytes_max)),
             Entries::Disk(log) => log.read(first, end, bytes_max),
         }
     }

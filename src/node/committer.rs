@@ -312,8 +312,10 @@ impl Committer {
     /// What is queued while nothing may be decided: kept while that may pass, else refused.
     fn refuse_queue(&mut self) {
         let refusal = match self.state {
-            State::Leading | State::Draining => return,
-            State::Following => Refusal::NotLeader,
+            State::Leading => return,
+            // It will decide again, at once.
+            State::Draining if self.ready => return,
+            State::Draining | State::Following => Refusal::NotLeader,
             State::Stopped => Refusal::Unavailable,
         };
         for queued in std::mem::take(&mut self.queue) {
@@ -464,6 +466,7 @@ impl Committer {
         self.term = leadership.term;
         self.ready = leadership.ready;
         if self.ready {
+            self.expiry.begin();
             // Its state is complete. A store that cannot be read fails with the first thing that is decided.
             self.level = level::active(&Snapshot::now(&self.engine)).unwrap_or(self.level);
         }

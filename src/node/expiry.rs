@@ -36,6 +36,12 @@ impl Expiry {
         self.floor
     }
 
+    /// This node decides from now on: what it saw before it did says nothing of how old records are.
+    pub(super) fn begin(&mut self) {
+        self.samples.clear();
+        self.records = 0;
+    }
+
     /// A floor that was applied.
     pub(super) fn raise(&mut self, floor: Version) {
         self.floor = self.floor.max(floor);

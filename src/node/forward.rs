@@ -21,7 +21,7 @@ use crate::{
     env::{BoxFuture, Env, Moment},
     peer::{Connection, Dialer, PeerError},
     storage::Engine,
-    types::Version,
+    types::{NodeId, Version},
     wire::{Frame, Kind, Opcode, WireError, peer::Lane},
 };
 use bytes::Bytes;
@@ -43,6 +43,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 const APPLIED_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How often that is looked for.
 const APPLIED_POLL: Duration = Duration::from_millis(1);
+/// So long before its session gives up an answer is told in any case: a few of the session's ticks.
+const BEFORE_DEADLINE: Moment = Moment(60_000_000);
 /// Questions for a version under way at once.
 const ROUNDS_MAX: usize = 4;
 /// Bytes that wait to be sent before the lane stops taking requests from its queue.
@@ -54,6 +56,8 @@ pub struct Forwarded {
     pub mailbox: Arc<Mailbox>,
     /// The session's name for it.
     pub request: u64,
+    /// When its session stops waiting.
+    pub deadline: Moment,
     /// Its opcode: the client's, or one between peers.
     pub opcode: u16,
     /// Its payload, tags included.
@@ -71,6 +75,7 @@ pub(super) struct Forwarder {
     group: Group,
     engine: Arc<dyn Engine>,
     admission: Arc<Admission>,
+    own: NodeId,
     lane: Mutex<Option<Open>>,
     reads: Mutex<Reads>,
 }
@@ -93,7 +98,14 @@ struct Outgoing {
 }
 
 enum Origin {
-    Session { mailbox: Arc<Mailbox>, request: u64, writes: bool, tells_version: bool, _permit: Permit },
+    Session {
+        mailbox: Arc<Mailbox>,
+        request: u64,
+        deadline: Moment,
+        writes: bool,
+        tells_version: bool,
+        _permit: Permit,
+    },
     Round(Vec<oneshot::Sender<Option<Version>>>),
 }
 
@@ -103,23 +115,28 @@ impl Forwarder {
         group: Group,
         engine: Arc<dyn Engine>,
         admission: Arc<Admission>,
+        own: NodeId,
     ) -> Arc<Forwarder> {
         let env = dialer.env().clone();
         let (lane, reads) = (Mutex::default(), Mutex::default());
-        Arc::new(Forwarder { env, dialer, group, engine, admission, lane, reads })
+        Arc::new(Forwarder { env, dialer, group, engine, admission, own, lane, reads })
     }
 
     /// Sends a request on its way, or gives it back when too much is under way.
     pub(super) fn forward(self: &Arc<Self>, forwarded: Forwarded) -> Result<(), Forwarded> {
         let Some(permit) = self.admission.enter(1, forwarded.payload.len()) else { return Err(forwarded) };
-        let Forwarded { mailbox, request, opcode, payload, writes, tells_version } = forwarded;
-        let origin = Origin::Session { mailbox, request, writes, tells_version, _permit: permit };
+        let Forwarded { mailbox, request, deadline, opcode, payload, writes, tells_version } = forwarded;
+        let origin = Origin::Session { mailbox, request, deadline, writes, tells_version, _permit: permit };
         self.send(Outgoing { opcode, payload, origin });
         Ok(())
     }
 
     fn send(self: &Arc<Self>, outgoing: Outgoing) {
-        let Some(leader) = self.group.leader() else { return outgoing.origin.refuse(self, &Refusal::Unavailable) };
+        let own = self.own;
+        // A node that was elected and is not ready yet would ask itself.
+        let Some(leader) = self.group.leader().filter(|leader| leader.node != own) else {
+            return outgoing.origin.refuse(self, &Refusal::Unavailable);
+        };
         let mut lane = self.lane.lock();
         let outgoing = match &*lane {
             Some(open) if open.to == leader => match open.queue.send(outgoing) {
@@ -306,7 +323,7 @@ impl Running {
                 let version = version.filter(|_| frame.kind == Kind::Response);
                 self.forwarder.end_round(asking, version);
             }
-            Origin::Session { mailbox, request, tells_version, .. } => {
+            Origin::Session { mailbox, request, deadline, tells_version, .. } => {
                 let relayed = matches!(frame.kind, Kind::Response);
                 let version = version.filter(|_| relayed && tells_version).unwrap_or_default();
                 let result = match frame.kind {
@@ -318,7 +335,9 @@ impl Running {
                     _ => Err(Refusal::Unknown),
                 };
                 let completion = Completion { request, result };
-                let early = Early { version, until: now + APPLIED_WAIT_MAX, mailbox, completion };
+                // What the leader said is told before the session gives up.
+                let until = (now + APPLIED_WAIT_MAX).min(Moment(deadline.0.saturating_sub(BEFORE_DEADLINE.0)));
+                let early = Early { version, until, mailbox, completion };
                 if self.forwarder.engine.visible() >= version {
                     early.deliver();
                 } else {

@@ -192,7 +192,7 @@ impl Node {
         if let Some(dialer) = dialer {
             let (group, engine, admission) =
                 (node.group.clone(), Arc::clone(&node.engine), Arc::clone(&node.admission));
-            let forwarder = Forwarder::new(dialer, group, engine, admission);
+            let forwarder = Forwarder::new(dialer, group, engine, admission, identity.node);
             let reader = Reader {
                 env: env.clone(),
                 engine: Arc::clone(&node.engine),

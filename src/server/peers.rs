@@ -28,6 +28,8 @@ use tokio::sync::mpsc;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a peer may take to say who it is.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+/// How long whoever joins may be silent.
+const JOIN_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How long giving an identity may take.
 const IDENTITY_MAX: Duration = Duration::from_secs(5);
 /// Most connections of peers at once: a few for each member, and some that come and go.
@@ -122,7 +124,10 @@ impl Serving {
     }
 
     async fn join(&self, mut connection: Connection, cluster: ClusterId, level: u16) -> Result<(), PeerError> {
-        while let Some(frame) = connection.next().await? {
+        loop {
+            let env = &self.shared.env;
+            let next = env.until(env.now() + JOIN_SILENCE_MAX, connection.next()).await.ok_or(PeerError::Late)?;
+            let Some(frame) = next? else { return Ok(()) };
             let answer = match PeerOpcode::from_number(frame.opcode) {
                 Some(PeerOpcode::Join) if frame.kind == Kind::Request => match Join::decode(&frame.payload) {
                     Ok(join) => self.take_in(join, cluster, level).await,
@@ -138,7 +143,6 @@ impl Serving {
             }
             connection.send().await?;
         }
-        Ok(())
     }
 
     async fn take_in(&self, join: Join, cluster: ClusterId, level: u16) -> Result<Joined, WireError> {
@@ -154,12 +158,24 @@ impl Serving {
             let message = format!("the cluster is at state-machine level {}, and the node knows {level}", node.level());
             return Err(WireError::new(ErrorCode::VERSION_UNSUPPORTED).with_message(message));
         }
-        let until = self.shared.env.now() + IDENTITY_MAX;
-        let given =
-            if join.node == NodeId(0) { give_identity(node, &join.peer_address, until).await? } else { join.node };
+        let env = &self.shared.env;
+        let until = env.now() + IDENTITY_MAX;
+        let is_new = join.node == NodeId(0);
+        if !is_new && !node.status().await.members.iter().any(|member| member.node == join.node) {
+            let message = "the node is no member, or no longer; with an empty data directory it joins as another";
+            return Err(WireError::new(ErrorCode::UNKNOWN_NODE).with_message(message));
+        }
+        let given = if is_new { give_identity(env, node, &join.peer_address, until).await? } else { join.node };
         let addresses = Addresses { peer: join.peer_address, client: join.client_address };
         info!(self.log, "a node joins"; "node" => given.0, "peer_address" => &addresses.peer);
-        match node.change(Change::Add { node: given, addresses }).await {
+        let peer_address = addresses.peer.clone();
+        let added = env.until(until, node.change(Change::Add { node: given, addresses })).await;
+        match added.unwrap_or_else(|| Err(ChangeError::Failed("no majority is heard".into()))) {
+            Ok(()) if is_new => {
+                // Whoever comes from there next is another node. Where this fails, one identity too many stands there.
+                let _ = forget_reserved(env, node, &peer_address, until).await;
+                Ok(Joined { cluster: identity.cluster, node: given })
+            }
             Ok(()) => Ok(Joined { cluster: identity.cluster, node: given }),
             Err(ChangeError::NotLeader) => Err(self.not_leader()),
             Err(error) => Err(WireError::new(ErrorCode::UNAVAILABLE).with_message(error.to_string())),
@@ -174,20 +190,33 @@ impl Serving {
 }
 
 /// An identity for the node that joins from this address: the one that was reserved for it, or a fresh one.
-async fn give_identity(node: &Node, peer_address: &str, until: Moment) -> Result<NodeId, WireError> {
+async fn give_identity(env: &Env, node: &Node, peer_address: &str, until: Moment) -> Result<NodeId, WireError> {
     let reserved = reserved_key(peer_address);
     let evaluation: Evaluation = Box::new(move |view| {
         if let Some((_, value)) = view.get(&reserved)? {
-            view.write(Mutation::Delete { key: &reserved }).map_err(overgrown)?;
             return Ok(value);
         }
-        next_identity(view)
+        let given = next_identity(view)?;
+        // It stands until the node is a member: one that asks again, because it has heard nothing, gets the same.
+        view.write(Mutation::Put { key: &reserved, value: &given }).map_err(overgrown)?;
+        Ok(given)
     });
-    evaluate(node, evaluation, until).await.map(|(_, given)| given)
+    evaluate(env, node, evaluation, until).await.map(|(_, given)| given)
+}
+
+/// The node that an identity was reserved for has it.
+async fn forget_reserved(env: &Env, node: &Node, peer_address: &str, until: Moment) -> Result<(), WireError> {
+    let reserved = reserved_key(peer_address);
+    let evaluation: Evaluation = Box::new(move |view| {
+        view.write(Mutation::Delete { key: &reserved }).map_err(overgrown)?;
+        Ok(Bytes::copy_from_slice(&[0; 8]))
+    });
+    evaluate(env, node, evaluation, until).await.map(drop)
 }
 
 /// Reserves a fresh identity for the node that will join from this address, in place of one reserved for it before.
 pub(super) async fn reserve_identity(
+    env: &Env,
     node: &Node,
     peer_address: &str,
     until: Moment,
@@ -198,7 +227,7 @@ pub(super) async fn reserve_identity(
         view.write(Mutation::Put { key: &reserved, value: &given }).map_err(overgrown)?;
         Ok(given)
     });
-    evaluate(node, evaluation, until).await
+    evaluate(env, node, evaluation, until).await
 }
 
 fn overgrown(error: Overgrown) -> Rejection {
@@ -216,7 +245,12 @@ fn next_identity(view: &mut View<'_>) -> Result<Bytes, EvaluationError> {
 }
 
 /// Has the committer evaluate what gives an identity.
-async fn evaluate(node: &Node, evaluation: Evaluation, until: Moment) -> Result<(Version, NodeId), WireError> {
+async fn evaluate(
+    env: &Env,
+    node: &Node,
+    evaluation: Evaluation,
+    until: Moment,
+) -> Result<(Version, NodeId), WireError> {
     let mailbox = Arc::new(Mailbox::default());
     let item = Item { request: 1, deadline: until, keyed: None, work: Work::Evaluate(evaluation) };
     let batch = Batch { mailbox: Arc::clone(&mailbox), block: Bytes::new(), items: vec![item] };
@@ -228,7 +262,8 @@ async fn evaluate(node: &Node, evaluation: Evaluation, until: Moment) -> Result<
         true => Poll::Ready(()),
         false => Poll::Pending,
     });
-    answered.await;
+    // The committer gives up at the deadline too, but for what waits for a majority.
+    let _ = env.until(until, answered).await;
     let result = answers.pop().map_or(Err(Refusal::Unknown), |completion| completion.result);
     let reply = result.map_err(|refusal| super::errors::of_refusal(refusal, false, false))?;
     let given = match &reply.body {
@@ -276,7 +311,10 @@ pub async fn join(
                 return Err(JoinError::Refused { address, reason: format!("{code}: {message}") });
             }
             Err(PeerError::Refused(error))
-                if matches!(error.code, ErrorCode::WRONG_CLUSTER | ErrorCode::VERSION_UNSUPPORTED) =>
+                if matches!(
+                    error.code,
+                    ErrorCode::WRONG_CLUSTER | ErrorCode::VERSION_UNSUPPORTED | ErrorCode::UNKNOWN_NODE
+                ) =>
             {
                 return Err(JoinError::Refused { address, reason: error.message.into_owned() });
             }
@@ -289,7 +327,8 @@ pub async fn join(
 }
 
 /// Tells the other members where this one is, if they believe something else. Ends once they know.
-pub async fn announce(node: Arc<Node>, env: Env, log: Logger, addresses: Addresses) {
+/// `seeds`: whom to ask where the node does not know the members yet, or all of them have moved.
+pub async fn announce(node: Arc<Node>, env: Env, log: Logger, addresses: Addresses, seeds: Vec<String>) {
     let identity = node.identity();
     let local = Local { cluster: identity.cluster, node: identity.node, level: txn::LEVEL };
     loop {
@@ -303,16 +342,17 @@ pub async fn announce(node: Arc<Node>, env: Env, log: Logger, addresses: Address
             .iter()
             .filter(|member| member.node != identity.node && !member.addresses.peer.is_empty())
             .map(|member| member.addresses.peer.clone())
+            .chain(seeds.iter().cloned())
             .collect();
         let change = Change::Add { node: identity.node, addresses: addresses.clone() };
         if own.is_some() && node.leads() {
             // What fails now is tried again.
             let _ = node.change(change).await;
-        } else if own.is_some() && !others.is_empty() {
+        } else if !others.is_empty() {
             let told = join(&env, &log, &others, local, &addresses);
             let until = env.now() + ANNOUNCE_EVERY;
             if let Some(Err(error)) = env.until(until, told).await {
-                warn!(log, "the other members do not know where this node is"; "reason" => %error);
+                return warn!(log, "the other members do not take this node as one of them"; "reason" => %error);
             }
         }
         env.sleep(ANNOUNCE_EVERY).await;

@@ -119,7 +119,8 @@ async fn serve(configuration: &Configuration, logging: &Logging) -> Result<Exit,
 
     // Peers before clients: a node that is not alone needs others to be ready.
     let _peers = peer_listener.map(|listener| env.spawn("peers", server.run_peers(listener)));
-    let telling = announce(Arc::clone(&node), env.clone(), log.clone(), addresses.of_member());
+    let telling =
+        announce(Arc::clone(&node), env.clone(), log.clone(), addresses.of_member(), configuration.join.clone());
     let leveled = Arc::clone(&node);
     let _levelling = env.spawn("level", async move { leveled.keep_level().await });
     let _announcing = addresses.peers.map(|_| env.spawn("announce", telling));

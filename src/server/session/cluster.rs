@@ -4,6 +4,7 @@
 use super::{Session, requests::Incoming};
 use crate::{
     consensus::{Change, ChangeError, MemberStatus, Status},
+    env::{Env, Moment},
     node::{Body, Completion, Node, Refusal, Reply},
     server::peers,
     types::{NodeId, Version},
@@ -40,7 +41,7 @@ impl Session {
         self.shared
             .env
             .spawn("cluster", async move {
-                let answered = env.until(deadline, asked.answer(&node, deadline)).await;
+                let answered = env.until(deadline, asked.answer(&env, &node, deadline)).await;
                 let result = match answered {
                     Some(Ok(payload)) => Ok(Reply { version: Version::ZERO, body: Body::Relayed(payload) }),
                     Some(Err(error)) => Err(Refusal::Relayed(Box::new(error))),
@@ -60,7 +61,7 @@ enum Asked {
 }
 
 impl Asked {
-    async fn answer(self, node: &Node, deadline: crate::env::Moment) -> Result<Bytes, WireError> {
+    async fn answer(self, env: &Env, node: &Node, deadline: Moment) -> Result<Bytes, WireError> {
         let mut out = BytesMut::new();
         match self {
             Asked::Status => put_status(&node.status().await, node.engine().visible(), &mut out),
@@ -70,7 +71,7 @@ impl Asked {
             }
             // spec: QP-MSG-038
             Asked::Add(address) => {
-                let (version, given) = peers::reserve_identity(node, &address, deadline).await?;
+                let (version, given) = peers::reserve_identity(env, node, &address, deadline).await?;
                 ClusterAddReply { version, node: given }.encode(&mut out);
             }
         }
@@ -89,6 +90,9 @@ fn of_change(error: ChangeError, node: &Node) -> WireError {
         ChangeError::UnknownNode => WireError::new(ErrorCode::UNKNOWN_NODE),
         ChangeError::QuorumAtRisk { needed, heard } => {
             WireError::new(ErrorCode::QUORUM_AT_RISK).with_message(error.to_string()).with_bound(needed, heard)
+        }
+        ChangeError::InProgress | ChangeError::TooMany { .. } | ChangeError::Behind => {
+            WireError::new(ErrorCode::UNAVAILABLE).with_message(error.to_string())
         }
         ChangeError::Failed(what) => WireError::new(ErrorCode::NO_QUORUM).with_message(what),
     }

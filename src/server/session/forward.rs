@@ -81,6 +81,7 @@ impl Session {
         let forwarded = Forwarded {
             mailbox: Arc::clone(&self.control.mailbox),
             request: incoming.request,
+            deadline: incoming.deadline,
             opcode,
             payload,
             writes: !asks,

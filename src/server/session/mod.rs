@@ -325,6 +325,7 @@ impl Session {
         while self.state != State::Closing {
             let payload_max = match self.state {
                 State::Hello => limits::HANDSHAKE_PAYLOAD_BYTES_MAX,
+                _ if self.is_peer => wire::peer::PEER_PAYLOAD_BYTES_MAX,
                 _ => limits::FRAME_PAYLOAD_BYTES_MAX,
             };
             match wire::peek(&block[at..], payload_max) {

@@ -180,6 +180,13 @@ impl Booting {
         Addresses { peer: self.host.address(PEERS), client: self.host.address(CLIENTS) }
     }
 
+    /// Where the others' peer listeners are.
+    fn seeds(&self) -> Vec<String> {
+        let own = self.host.name();
+        let others = self.ring.members.iter().filter(|name| **name != own);
+        others.map(|name| format!("{name}:{PEERS}")).collect()
+    }
+
     async fn identity(&self) -> Result<Identity, String> {
         if self.founds {
             let mut cluster = [0; 16];
@@ -187,10 +194,7 @@ impl Booting {
             return Ok(Identity { cluster: ClusterId(cluster), node: FOUNDER });
         }
         let nobody = Local { cluster: ClusterId::default(), node: NodeId(0), level: txn::LEVEL };
-        let own = self.host.name();
-        let others = self.ring.members.iter().filter(|name| **name != own);
-        let members: Vec<String> = others.map(|name| format!("{name}:{PEERS}")).collect();
-        let joined = join(&self.env, &self.ring.log, &members, nobody, &self.addresses()).await;
+        let joined = join(&self.env, &self.ring.log, &self.seeds(), nobody, &self.addresses()).await;
         let joined = joined.map_err(|error| error.to_string())?;
         Ok(Identity { cluster: joined.cluster, node: joined.node })
     }
@@ -240,7 +244,7 @@ impl Booting {
         self.process.lock().node = Some(Arc::clone(&node));
         let server = Server::new(&self.env, &log, Arc::clone(&node), Options::default());
         let peers = self.env.spawn("peers", server.run_peers(peers));
-        let telling = announce(Arc::clone(&node), self.env.clone(), log.clone(), self.addresses());
+        let telling = announce(Arc::clone(&node), self.env.clone(), log.clone(), self.addresses(), self.seeds());
         let announcing = self.env.spawn("announce", telling);
         let leveled = Arc::clone(&node);
         let levelling = self.env.spawn("level", async move { leveled.keep_level().await });
