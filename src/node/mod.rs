@@ -135,8 +135,9 @@ impl Node {
         let (group, drive) = Group::start(env, &log_of_group, member, parts.machine, parts.observe, parts.stopped);
         let mut node = Node::assemble(env, log, identity, engine, options, parts.rest, group, drive);
         node.disk_log = disk_log;
-        if let Some(disk_log) = node.disk_log.clone() {
-            let keep = keep_storing(env.clone(), Arc::clone(&node.engine), disk_log, node.group.clone());
+        if let Some(disk_log) = &node.disk_log {
+            node.engine.follow_log(Box::new(disk_log.durable_end()));
+            let keep = keep_storing(env.clone(), Arc::clone(&node.engine), node.group.clone());
             let storing = env.spawn_on_thread("storage", keep);
             let group = node.group.clone();
             node.tasks.get_mut().push(env.spawn("storage watch", async move {
@@ -403,9 +404,8 @@ async fn keep_history(env: Env, engine: Arc<dyn Engine>, history: Arc<History>, 
 }
 
 /// Lets the engine store what was written, on a thread where it may block. A failure of it ends the node.
-async fn keep_storing(env: Env, engine: Arc<dyn Engine>, disk_log: Log, group: Group) {
+async fn keep_storing(env: Env, engine: Arc<dyn Engine>, group: Group) {
     loop {
-        engine.set_durable(disk_log.durable());
         match engine.maintain() {
             Ok(true) => tokio::task::yield_now().await,
             Ok(false) => env.sleep(MAINTAIN_EVERY).await,
