@@ -137,16 +137,16 @@ impl Node {
         node.disk_log = disk_log;
         if let Some(disk_log) = &node.disk_log {
             node.engine.follow_log(Box::new(disk_log.durable_end()));
-            let keep = keep_storing(env.clone(), Arc::clone(&node.engine), node.group.clone());
-            let storing = env.spawn_on_thread("storage", keep);
-            let group = node.group.clone();
-            node.tasks.get_mut().push(env.spawn("storage watch", async move {
-                // It ends by itself only after it has said why.
-                if let Err(error) = storing.await {
-                    group.fail(Failed(format!("storing: {error}")));
-                }
-            }));
         }
+        let storing =
+            env.spawn_on_thread("storage", keep_storing(env.clone(), Arc::clone(&node.engine), node.group.clone()));
+        let group = node.group.clone();
+        node.tasks.get_mut().push(env.spawn("storage watch", async move {
+            // It ends by itself only after it has said why.
+            if let Err(error) = storing.await {
+                group.fail(Failed(format!("storing: {error}")));
+            }
+        }));
         node
     }
 
@@ -403,7 +403,8 @@ async fn keep_history(env: Env, engine: Arc<dyn Engine>, history: Arc<History>, 
     }
 }
 
-/// Lets the engine store what was written, on a thread where it may block. A failure of it ends the node.
+/// Lets the engine store what was written, or free what a snapshot has replaced, on a thread where it may block. A failure of
+/// it ends the node.
 async fn keep_storing(env: Env, engine: Arc<dyn Engine>, group: Group) {
     loop {
         match engine.maintain() {

@@ -95,8 +95,10 @@ fn decode(bytes: &[u8]) -> Result<u64, String> {
 /// Makes a tree the one that is to be read. After an error from within the rename nobody knows which one is.
 pub(super) fn point_to(env: &Env, base: &Path, number: u64) -> Result<(), PointError> {
     let (again, path) = (base.join(CURRENT_AGAIN), base.join(CURRENT));
-    write_synced(env.files(), &again, &encode(number)).map_err(PointError::Before)?;
     let files = env.files();
+    // The folder's own name first.
+    let written = write_synced(files, &again, &encode(number)).and_then(|()| files.sync_directory(base));
+    written.map_err(PointError::Before)?;
     files.rename(&again, &path).and_then(|()| files.sync_directory(base)).map_err(PointError::Within)
 }
 

@@ -329,11 +329,11 @@ impl Engine for MemoryEngine {
 
     fn maintain(&self) -> Result<bool, Error> {
         self.check_open()?;
+        self.free_leftovers();
         Ok(false)
     }
 
     fn trim(&self, target: Version) -> bool {
-        self.free_replaced();
         let state = self.state.get();
         let mut writer = state.chains.writer();
         let horizon = state.pins.raise_horizon(target.min(state.visible()));
