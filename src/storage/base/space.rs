@@ -18,7 +18,7 @@
 use super::{
     Base, BaseError, BaseSpace, LsmBase, Marker, OpenError, RunRow, full_keys,
     integrity::{check_manifest, settle},
-    layout::{PointError, TreeNumber, point_to, remove_tree, space_beside, write_synced},
+    layout::{PointError, TreeNumber, point_to, remove_filling, remove_tree, space_beside, write_synced},
     lsm::io_error,
 };
 use crate::{
@@ -39,7 +39,7 @@ use std::{
 
 /// The file that says how far a space has come.
 pub(super) const FILLING: &str = "filling";
-const FILLING_AGAIN: &str = "filling.again";
+pub(super) const FILLING_AGAIN: &str = "filling.again";
 const FORMAT: u16 = 1;
 /// A longer file is not ours.
 const FILLING_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -243,7 +243,7 @@ impl BaseSpace for LsmSpace {
         replaces.store(true, Ordering::Release);
         // Nothing goes on with it any more. What stays is removed by the next open.
         let directory = TreeNumber(Some(number)).directory(base.root());
-        let _ = base.env().files().remove(&directory.join(FILLING));
+        let _ = remove_filling(base.env().files(), &directory);
         Ok(Arc::new(base))
     }
 }
