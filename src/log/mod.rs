@@ -329,6 +329,12 @@ impl Log {
         self.0.state.lock().durable()
     }
 
+    /// The same as something to be asked again and again, by whoever must not keep the log open.
+    pub fn durable_end(&self) -> impl Fn() -> Option<LogId> + Send + Sync + use<> {
+        let state = Arc::clone(&self.0.state);
+        move || state.lock().durable()
+    }
+
     /// Entries up to here are gone.
     #[must_use]
     pub fn purged(&self) -> Option<LogId> {

@@ -204,17 +204,18 @@ impl Node {
             node.forwarder = Some(forwarder);
             node.tasks.get_mut().push(env.spawn("freshness", keep_fresh(reader)));
         }
-        if let Some(disk_log) = node.disk_log.clone() {
-            let keep = keep_storing(env.clone(), Arc::clone(&node.engine), disk_log, node.group.clone());
-            let storing = env.spawn_on_thread("storage", keep);
-            let group = node.group.clone();
-            node.tasks.get_mut().push(env.spawn("storage watch", async move {
-                // It ends by itself only after it has said why.
-                if let Err(error) = storing.await {
-                    group.fail(Failed(format!("storing: {error}")));
-                }
-            }));
+        if let Some(disk_log) = &node.disk_log {
+            node.engine.follow_log(Box::new(disk_log.durable_end()));
         }
+        let storing =
+            env.spawn_on_thread("storage", keep_storing(env.clone(), Arc::clone(&node.engine), node.group.clone()));
+        let group = node.group.clone();
+        node.tasks.get_mut().push(env.spawn("storage watch", async move {
+            // It ends by itself only after it has said why.
+            if let Err(error) = storing.await {
+                group.fail(Failed(format!("storing: {error}")));
+            }
+        }));
         node
     }
 
@@ -559,10 +560,10 @@ async fn keep_history(env: Env, engine: Arc<dyn Engine>, history: Arc<History>, 
     }
 }
 
-/// Lets the engine store what was written, on a thread where it may block. A failure of it ends the node.
-async fn keep_storing(env: Env, engine: Arc<dyn Engine>, disk_log: Log, group: Group) {
+/// Lets the engine store what was written, or free what a snapshot has replaced, on a thread where it may block. A failure of
+/// it ends the node.
+async fn keep_storing(env: Env, engine: Arc<dyn Engine>, group: Group) {
     loop {
-        engine.set_durable(disk_log.durable());
         match engine.maintain() {
             Ok(true) => tokio::task::yield_now().await,
             Ok(false) => env.sleep(MAINTAIN_EVERY).await,

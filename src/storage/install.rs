@@ -15,7 +15,10 @@
 //! What was applied while the parts came is superseded, for the snapshot holds it; if the store has come as far as the
 //! snapshot by itself, there is nothing to install ([`InstallError::Reached`]), and it never goes back.
 
-use super::{Applied, CaptureTotals, CapturedRow, Error, base::FULL_KEYS_END};
+use super::{
+    Applied, CaptureTotals, CapturedRow, Error,
+    base::{FULL_KEYS_END, MEMBERSHIP_BYTES_MAX},
+};
 use crate::types::{
     FullKey, Version,
     limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX},
@@ -112,7 +115,8 @@ impl Received {
             }
             last = Some(&row.key);
         }
-        self.last = last.cloned();
+        // A copy, for a row may be a piece of something large.
+        self.last = last.map(|last| Bytes::copy_from_slice(last));
         self.totals.add(rows);
         Ok(())
     }
@@ -126,11 +130,14 @@ impl Received {
         Err(InstallError::Refused(format!("what was sent is {sent:?}, and what is here {found:?}")))
     }
 
-    /// Whether it goes on from where a store is.
+    /// Whether it may be taken, and goes on from where a store is.
     pub(super) fn check_ahead(&self, here: Applied, visible: Version) -> Result<(), InstallError> {
         let index = |applied: Applied| applied.log_id.map(|log_id| log_id.index);
         if index(self.applied) <= index(here) {
             return Err(InstallError::Reached);
+        }
+        if self.membership.len() > MEMBERSHIP_BYTES_MAX {
+            return Err(InstallError::Refused(format!("its membership has {} bytes", self.membership.len())));
         }
         if self.applied.version < visible {
             let version = self.applied.version;

@@ -159,6 +159,9 @@ pub struct Scan<'a> {
     pub reverse: bool,
 }
 
+/// Gives the last entry that a log has on disk. Cheap: it is asked with every entry.
+pub type DurableEnd = Box<dyn Fn() -> Option<LogId> + Send + Sync>;
+
 /// A versioned, ordered store. Two implementations stand behind it: memory, and memory over a base on
 /// disk.
 ///
@@ -215,10 +218,10 @@ pub trait Engine: Send + Sync + 'static {
     /// The membership as of [`Engine::stored`].
     fn stored_membership(&self) -> Bytes;
 
-    /// Says how far the log is durable on this machine: nothing above is stored, for after a crash the log would end below
-    /// what is. An entry may be applied before that, when other replicas have it. Until somebody says so, everything that
-    /// is applied counts as durable.
-    fn set_durable(&self, last: Option<LogId>);
+    /// Says whom to ask how far the log is durable on this machine: nothing above is stored, for after a crash the log would
+    /// end below what is. An entry may be applied before that, when other replicas have it. Until somebody says so,
+    /// everything that is applied counts as durable; who says it first is asked from then on.
+    fn follow_log(&self, durable_end: DurableEnd);
 
     /// Does a bounded piece of the work that storing needs: moves what was written lately to disk, or merges what is there.
     /// Blocks; called from one thread of its own, again and again. Returns whether work is left.
@@ -240,7 +243,7 @@ pub trait Engine: Send + Sync + 'static {
         membership: Bytes,
     ) -> Result<Box<dyn Install>, InstallError>;
 
-    /// Makes everything applied so far durable, where the engine can, and as far as [`Engine::set_durable`] allows.
+    /// Makes everything applied so far durable, where the engine can, and as far as [`Engine::follow_log`] allows.
     fn persist(&self) -> Result<(), Error>;
 
     /// Ends the engine's own work. Reads and writes after it fail.

@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use quantadb::{
-//!     storage::{Applied, Engine, MemoryEngine, MemoryOptions},
+//!     storage::{Applied, DurableEnd, Engine, MemoryEngine, MemoryOptions},
 //!     testing::faults::{Call, FaultyEngine},
 //! };
 //! use std::sync::Arc;
@@ -14,8 +14,8 @@
 //! ```
 
 use crate::{
-    storage::{Applied, Engine, Error, Install, InstallError, Pin, Row, Scan, Usage, Write},
-    types::{LogId, Version},
+    storage::{Applied, DurableEnd, Engine, Error, Install, InstallError, Pin, Row, Scan, Usage, Write},
+    types::Version,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -165,8 +165,8 @@ impl Engine for FaultyEngine {
         self.inner.stored_membership()
     }
 
-    fn set_durable(&self, last: Option<LogId>) {
-        self.inner.set_durable(last);
+    fn follow_log(&self, durable_end: DurableEnd) {
+        self.inner.follow_log(durable_end);
     }
 
     fn maintain(&self) -> Result<bool, Error> {

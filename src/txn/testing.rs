@@ -1,8 +1,10 @@
 //! A naive engine for the tests of this floor: a map from key to all its versions.
 
 use crate::{
-    storage::{Applied, Engine, Error, Install, InstallError, Pin, Pins, Row, Scan, Snapshot, Usage, Write},
-    types::{LogId, Version},
+    storage::{
+        Applied, DurableEnd, Engine, Error, Install, InstallError, Pin, Pins, Row, Scan, Snapshot, Usage, Write,
+    },
+    types::Version,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -124,7 +126,7 @@ impl Engine for NaiveEngine {
         self.membership()
     }
 
-    fn set_durable(&self, _last: Option<LogId>) {}
+    fn follow_log(&self, _durable_end: DurableEnd) {}
 
     fn maintain(&self) -> Result<bool, Error> {
         Ok(false)

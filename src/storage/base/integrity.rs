@@ -54,10 +54,10 @@ pub(super) fn check_manifest(env: &Env, directory: &Path, is_needed: bool) -> Re
         Ok(current) => current,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let has_tables = env.files().list(&directory.join(TABLES)).is_ok_and(|tables| !tables.is_empty());
-            return if is_needed || has_tables {
-                damaged(&path, "it is missing, and tables are there".into())
-            } else {
-                Ok(())
+            return match (is_needed, has_tables) {
+                (_, true) => damaged(&path, "it is missing, and tables are there".into()),
+                (true, false) => damaged(&path, "it is missing, and so are the tables".into()),
+                (false, false) => Ok(()),
             };
         }
         Err(source) => return Err(OpenError::Io { path, source }),

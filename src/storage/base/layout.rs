@@ -17,7 +17,7 @@ use super::{
     OpenError,
     integrity::{CURRENT, CURRENT_AGAIN},
     lsm::TABLES,
-    space::FILLING,
+    space::{FILLING, FILLING_AGAIN},
 };
 use crate::{
     encoding::Reader,
@@ -95,8 +95,10 @@ fn decode(bytes: &[u8]) -> Result<u64, String> {
 /// Makes a tree the one that is to be read. After an error from within the rename nobody knows which one is.
 pub(super) fn point_to(env: &Env, base: &Path, number: u64) -> Result<(), PointError> {
     let (again, path) = (base.join(CURRENT_AGAIN), base.join(CURRENT));
-    write_synced(env.files(), &again, &encode(number)).map_err(PointError::Before)?;
     let files = env.files();
+    // The folder's own name first.
+    let written = write_synced(files, &again, &encode(number)).and_then(|()| files.sync_directory(base));
+    written.map_err(PointError::Before)?;
     files.rename(&again, &path).and_then(|()| files.sync_directory(base)).map_err(PointError::Within)
 }
 
@@ -136,7 +138,8 @@ pub(super) fn space_beside(files: &dyn Files, base: &Path, present: TreeNumber) 
     Ok(None)
 }
 
-/// Removes every tree but the present one, and but the space that stands beside it.
+/// Removes every tree but the present one, and but the space that stands beside it; and what says that the present one is
+/// still a space.
 pub(super) fn clear(env: &Env, base: &Path, present: TreeNumber) -> io::Result<()> {
     let space = space_beside(env.files(), base, present)?;
     for number in folders(env.files(), base)? {
@@ -144,14 +147,18 @@ pub(super) fn clear(env: &Env, base: &Path, present: TreeNumber) -> io::Result<(
             remove_tree(env.files(), base, TreeNumber(Some(number)))?;
         }
     }
-    if present == TreeNumber::FIRST { Ok(()) } else { remove_tree(env.files(), base, TreeNumber::FIRST) }
+    if present == TreeNumber::FIRST {
+        return Ok(());
+    }
+    remove_filling(env.files(), &present.directory(base))?;
+    remove_tree(env.files(), base, TreeNumber::FIRST)
 }
 
 /// Removes a tree. One that lies in the base's own directory leaves what is not its own.
 pub(super) fn remove_tree(files: &dyn Files, base: &Path, tree: TreeNumber) -> io::Result<()> {
     let directory = tree.directory(base);
     // First, so that what is half removed is not gone on with.
-    gone(files.remove(&directory.join(FILLING)))?;
+    remove_filling(files, &directory)?;
     let tables = directory.join(TABLES);
     for name in listed(files, &tables)? {
         gone(files.remove(&tables.join(name)))?;
@@ -164,6 +171,12 @@ pub(super) fn remove_tree(files: &dyn Files, base: &Path, tree: TreeNumber) -> i
         }
     }
     if tree == TreeNumber::FIRST { Ok(()) } else { gone(files.remove_directory(&directory)) }
+}
+
+/// Removes what makes a tree a space.
+pub(super) fn remove_filling(files: &dyn Files, tree: &Path) -> io::Result<()> {
+    gone(files.remove(&tree.join(FILLING)))?;
+    gone(files.remove(&tree.join(FILLING_AGAIN)))
 }
 
 fn listed(files: &dyn Files, directory: &Path) -> io::Result<Vec<PathBuf>> {

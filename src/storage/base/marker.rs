@@ -22,7 +22,7 @@ pub(super) const FORMAT: u16 = 2;
 const HAS_LOG_ID: u8 = 1;
 const INSTALLED: u8 = 2;
 /// Longest membership that a marker carries.
-const MEMBERSHIP_BYTES_MAX: usize = 1024 * 1024;
+pub(in crate::storage) const MEMBERSHIP_BYTES_MAX: usize = 1024 * 1024;
 
 /// How far a base goes, and who took part then.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -33,6 +33,7 @@ mod tests;
 
 pub use integrity::{Finding, check_base};
 pub use lsm::{LsmBase, LsmOptions};
+pub(super) use marker::MEMBERSHIP_BYTES_MAX;
 pub use marker::{Marker, MarkerError};
 pub use restore::restore_base;
 

@@ -25,6 +25,10 @@ pub fn restore_base(
         }
         row => row,
     });
-    let written = base.write_run(&mut rows, marker);
-    written.map_err(|error| OpenError::Io { path: directory.to_owned(), source: std::io::Error::other(error) })
+    // The run is all that there is, so it is moved to the last level as it is. Left where runs are merged from, the whole
+    // of it would count as work that needs as much room again.
+    let written = base.write_run(&mut rows, marker).and_then(|()| base.compact(None));
+    written
+        .map(drop)
+        .map_err(|error| OpenError::Io { path: directory.to_owned(), source: std::io::Error::other(error) })
 }

@@ -1,7 +1,7 @@
 //! A space of the base on disk: a tree in a folder of its own, filled by rows in key order.
 //!
-//! Rows go straight into tables, as those of a run do. Since keys ascend, the tables of all writes together are one run, and
-//! nothing is merged or written twice. How far the caller has come cannot lie among the rows: a row of its own in every
+//! Rows go straight into tables, as those of a run do. Since keys ascend, the tables of all writes together are one run:
+//! they are moved to the last level as they are, and nothing is merged or written twice. How far the caller has come cannot lie among the rows: a row of its own in every
 //! write would make the writes overlap. It lies in a file beside the tree, which is replaced *before* rows are written, and
 //! says both what holds if they are there and what holds if they are not; the last key of the tree tells which:
 //!
@@ -18,7 +18,7 @@
 use super::{
     Base, BaseError, BaseSpace, LsmBase, Marker, OpenError, RunRow, full_keys,
     integrity::{check_manifest, settle},
-    layout::{PointError, TreeNumber, point_to, remove_tree, space_beside, write_synced},
+    layout::{PointError, TreeNumber, point_to, remove_filling, remove_tree, space_beside, write_synced},
     lsm::io_error,
 };
 use crate::{
@@ -39,7 +39,7 @@ use std::{
 
 /// The file that says how far a space has come.
 pub(super) const FILLING: &str = "filling";
-const FILLING_AGAIN: &str = "filling.again";
+pub(super) const FILLING_AGAIN: &str = "filling.again";
 const FORMAT: u16 = 1;
 /// A longer file is not ours.
 const FILLING_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -192,6 +192,16 @@ fn last_key(base: &LsmBase) -> Result<Bytes, BaseError> {
     Ok(last)
 }
 
+/// Moves tables to the last level. Left where runs are merged from, the whole of a space would count as work that needs as
+/// much room again.
+fn move_down(base: &LsmBase) -> Result<(), BaseError> {
+    match base.compact(None) {
+        // The next one moves them too.
+        Ok(_) | Err(BaseError::NoSpace(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 fn failed(error: OpenError) -> BaseError {
     match error {
         OpenError::Io { source, .. } => io_error(&source),
@@ -214,7 +224,7 @@ impl BaseSpace for LsmSpace {
             self.base.write_rows(rows)?;
         }
         self.point = next;
-        Ok(())
+        move_down(&self.base)
     }
 
     fn switch(self: Box<Self>, marker: &Marker) -> Result<Arc<dyn Base>, BaseError> {
@@ -222,6 +232,7 @@ impl BaseSpace for LsmSpace {
         // One that was interrupted here has a marker, and the later of two is the one that is found.
         let sequence = base.marker().map_or(marker.sequence, |before| before.sequence + 1);
         base.write_run(&mut std::iter::empty(), &Marker { sequence, ..marker.clone() })?;
+        move_down(&base)?;
         match point_to(base.env(), base.root(), number) {
             Ok(()) => {}
             Err(PointError::Before(error)) => return Err(io_error(&error)),
@@ -232,7 +243,7 @@ impl BaseSpace for LsmSpace {
         replaces.store(true, Ordering::Release);
         // Nothing goes on with it any more. What stays is removed by the next open.
         let directory = TreeNumber(Some(number)).directory(base.root());
-        let _ = base.env().files().remove(&directory.join(FILLING));
+        let _ = remove_filling(base.env().files(), &directory);
         Ok(Arc::new(base))
     }
 }

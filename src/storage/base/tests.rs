@@ -212,6 +212,7 @@ fn a_base_is_made_of_a_sorted_stream() {
     assert!(matches!(again, Err(OpenError::NotEmpty { .. })), "{again:?}");
     let base = LsmBase::open(&Env::real(), &path, SMALL).unwrap();
     assert_eq!(base.marker(), Some(marker(1, 50)));
+    assert_eq!(base.usage().runs, 0, "it does not wait to be merged, which would need as much room again");
     assert_eq!(base.get(&key(7), Version(50)).unwrap().unwrap().version, Version(8));
     let in_use = LsmBase::open(&Env::real(), &path, SMALL);
     assert!(matches!(in_use, Err(OpenError::InUse { .. })));

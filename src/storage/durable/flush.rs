@@ -98,6 +98,7 @@ impl DurableEngine {
 
     /// Chooses a target, if there is something to store and a reason to do it now, and closes what lies below it.
     fn begin_flush(&self, state: &State, everything: bool) -> Option<Flush> {
+        let durable = self.durable();
         let _writer = state.chains.writer();
         let mut boundaries = state.boundaries.lock();
         let progress = state.progress.lock();
@@ -105,7 +106,7 @@ impl DurableEngine {
         if stored.applied == progress.applied && stored.membership == progress.membership {
             return None;
         }
-        let (durable, horizon) = (*self.durable.lock(), state.pins.horizon().max(stored.applied.version));
+        let horizon = state.pins.horizon().max(stored.applied.version);
         let present = boundaries.present(progress.applied, &progress.membership);
         let is_durable = present.applied.log_id <= durable;
         let present = if is_durable { Some(present) } else { boundaries.durable(durable, horizon).cloned() };

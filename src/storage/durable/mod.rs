@@ -31,7 +31,7 @@
 //! to F leaves memory, though pins live below it: they read the base, and while they live the base forgets nothing. So a
 //! reader that stays for a minute costs disk and no memory.
 //!
-//! No flush passes the durable end of the log ([`Engine::set_durable`]): a base that has come further than the log after a
+//! No flush passes the durable end of the log ([`Engine::follow_log`]): a base that has come further than the log after a
 //! crash could not be told from a log that has lost its end.
 //!
 //! Applying never waits for the base's disk, except for what an atomic operation must read.
@@ -64,8 +64,8 @@ mod scan;
 mod tests;
 
 use super::{
-    Applied, Base, BaseError, Engine, Error, Install, InstallError, LsmBase, LsmOptions, Marker, OpenError, Pin, Pins,
-    Pressure, Row, Scan, Usage, Write,
+    Applied, Base, BaseError, DurableEnd, Engine, Error, Install, InstallError, LsmBase, LsmOptions, Marker, OpenError,
+    Pin, Pins, Pressure, Row, Scan, Usage, Write,
     install::Received,
     memory::{Absent, Chains, Current, check_writes},
 };
@@ -142,8 +142,8 @@ pub struct DurableEngine {
     latest_install: Mutex<Weak<()>>,
     /// Held by whoever moves something to the base.
     maintenance: Mutex<()>,
-    /// How far the log is durable.
-    durable: Mutex<Option<LogId>>,
+    /// Says how far the log is durable.
+    durable_end: OnceLock<DurableEnd>,
     is_behind: AtomicBool,
     space: Space,
     options: DurableOptions,
@@ -204,7 +204,7 @@ impl DurableEngine {
             replaced: Mutex::default(),
             latest_install: Mutex::default(),
             maintenance: Mutex::default(),
-            durable: Mutex::new(Some(EVERYTHING)),
+            durable_end: OnceLock::new(),
             is_behind: AtomicBool::new(false),
             space: Space::default(),
             options,
@@ -233,6 +233,11 @@ impl DurableEngine {
     /// A read that the base refused.
     fn read_failed(&self, error: &BaseError) -> Error {
         self.fail(format!("the base cannot be read: {error}"))
+    }
+
+    /// The last entry that the log has on disk.
+    fn durable(&self) -> Option<LogId> {
+        self.durable_end.get().map_or(Some(EVERYTHING), |durable_end| durable_end())
     }
 
     /// Writes pause from three quarters of the memory on, until it is half empty again.
@@ -392,8 +397,9 @@ impl Engine for DurableEngine {
         self.state.get().progress.lock().stored.membership.clone()
     }
 
-    fn set_durable(&self, last: Option<LogId>) {
-        *self.durable.lock() = last;
+    fn follow_log(&self, durable_end: DurableEnd) {
+        // Who said it first is asked.
+        let _ = self.durable_end.set(durable_end);
     }
 
     fn maintain(&self) -> Result<bool, Error> {
@@ -401,12 +407,11 @@ impl Engine for DurableEngine {
     }
 
     fn trim(&self, target: Version) -> bool {
-        let state = self.state.get();
+        let (state, durable) = (self.state.get(), self.durable());
         let mut writer = state.chains.writer();
         let goal = {
             let mut boundaries = state.boundaries.lock();
             let progress = state.progress.lock();
-            let durable = *self.durable.lock();
             boundaries.keep_from(target, progress.applied, &progress.membership, durable).unwrap_or(Version::ZERO)
         };
         state.pins.raise_horizon(goal);

@@ -86,15 +86,21 @@ impl Drop for MemoryInstall {
 }
 
 impl MemoryEngine {
-    /// Frees what was replaced once nobody looks at it any more. Not on a reader's thread: it costs a look at every row.
-    pub(super) fn free_replaced(&self) {
-        let free: Vec<_> = {
+    /// Frees what was replaced once nobody looks at it any more, and what came of a snapshot that this store has passed by
+    /// itself. On a thread that may be busy with it: it costs a look at every row.
+    pub(super) fn free_leftovers(&self) {
+        let replaced: Vec<_> = {
             let mut replaced = self.replaced.lock();
             let (held, free) = mem::take(&mut *replaced).into_iter().partition(|state| Arc::strong_count(state) > 1);
             *replaced = held;
             free
         };
-        drop(free);
+        drop(replaced);
+        let state = self.state.get();
+        let here = *state.marker.lock();
+        let is_passed = |partial: &mut Partial| partial.received.check_ahead(here, state.visible()).is_err();
+        let passed = self.partial.lock().take_if(is_passed);
+        drop(passed);
     }
 
     #[cfg(test)]

@@ -36,9 +36,10 @@ pub(super) use table::GROUP;
 pub(super) use writer::Absent;
 
 use super::{
-    Applied, Engine, Error, Install, InstallError, Pin, Pins, Pressure, Row, Scan, Usage, Write, install::Received,
+    Applied, DurableEnd, Engine, Error, Install, InstallError, Pin, Pins, Pressure, Row, Scan, Usage, Write,
+    install::Received,
 };
-use crate::types::{LogId, Version};
+use crate::types::Version;
 use bytes::Bytes;
 use crossbeam_epoch::Guard;
 use install::{MemoryInstall, Partial};
@@ -324,15 +325,15 @@ impl Engine for MemoryEngine {
         self.membership()
     }
 
-    fn set_durable(&self, _last: Option<LogId>) {}
+    fn follow_log(&self, _durable_end: DurableEnd) {}
 
     fn maintain(&self) -> Result<bool, Error> {
         self.check_open()?;
+        self.free_leftovers();
         Ok(false)
     }
 
     fn trim(&self, target: Version) -> bool {
-        self.free_replaced();
         let state = self.state.get();
         let mut writer = state.chains.writer();
         let horizon = state.pins.raise_horizon(target.min(state.visible()));

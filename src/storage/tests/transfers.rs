@@ -181,6 +181,9 @@ fn a_store_that_comes_as_far_by_itself_never_goes_back() {
         let behind = Applied { log_id: applied(9).log_id, ..applied(7) };
         let begun = Arc::clone(&to.engine).begin_install([1; 16], behind, Bytes::new());
         assert!(matches!(begun.err(), Some(InstallError::Refused(_))));
+        let membership = Bytes::from(vec![0; (1 << 20) + 1]);
+        let begun = Arc::clone(&to.engine).begin_install([1; 16], applied(9), membership);
+        assert!(matches!(begun.err(), Some(InstallError::Refused(_))), "no marker would hold it");
     }
 }
 
@@ -226,7 +229,7 @@ fn what_was_replaced_gives_its_memory_back() {
     // Other tests' guards hold the collector up, but not for long.
     while engine.replaced_len() > 0 {
         crossbeam_epoch::pin().flush();
-        to.trim(Version::ZERO);
+        to.maintain().unwrap();
         std::thread::yield_now();
     }
     assert!((3_200_000..4_000_000).contains(&to.usage().bytes), "{:?}", to.usage());

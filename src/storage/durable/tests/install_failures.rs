@@ -245,8 +245,10 @@ fn a_crash_at_any_call_leaves_the_old_state_or_the_new_one_on_disk() {
         drop(engine);
         drop(reopened(|| open(&Env::real(), &path)));
         assert_eq!(crate::storage::check_base(&Env::real(), &path).unwrap(), [], "call {call}");
-        let names = Env::real().files().list(&path).unwrap();
+        let list = |path: &Path| Env::real().files().list(path).unwrap();
+        let names = list(&path);
         assert!(names.len() == 3 && names[2].starts_with("tree-1"), "no rubbish is left: {names:?}");
+        assert!(list(&path.join("tree-1")).iter().all(|name| !name.to_string_lossy().contains("filling")));
     }
     println!("{old} old, {resumed} of them gone on with, {new} new");
     assert!(old > 20 && resumed > 10 && new > 5, "{old} {resumed} {new}");
