@@ -15,8 +15,9 @@ const ROW_BYTES: usize = 16 * 1024;
 const AT_ONCE: usize = 32;
 /// How often one snapshot is interrupted.
 const INTERRUPTIONS: u64 = 4;
-/// How often a node is away for long until a snapshot is met.
-const ATTEMPTS: u64 = 5;
+/// How long a node is away again and again until a snapshot is met: what an earlier one was captured from, and the log from
+/// there on, is kept for a minute.
+const GIVE_UP: Duration = Duration::from_secs(180);
 /// How often somebody looks whether one is under way.
 const POLL: Duration = Duration::from_millis(2);
 /// How long one may take to begin.
@@ -54,8 +55,8 @@ async fn begins(cluster: &Cluster, node: usize) -> bool {
 /// If no snapshot was ever met under way.
 pub async fn interrupt(cluster: &mut Cluster, leader: usize, node: usize) -> Result<String, String> {
     let (mut takers, mut senders) = (0, 0);
-    // One may be over before somebody looks.
-    for _ in 0..ATTEMPTS {
+    let until = Instant::now() + GIVE_UP;
+    while Instant::now() < until {
         if cluster.nodes[node].is_running() {
             cluster.nodes[node].kill();
         }
