@@ -289,15 +289,14 @@ type Done = Result<Result<(), Box<WireError>>, PeerError>;
 
 fn request_of(append: Append) -> Result<AppendEntriesRequest<Raft>, Box<WireError>> {
     let malformed = |what: &'static str| Err(refused(DecodeError::malformed(what)));
-    let mut next = append.previous.map_or(0, |previous| previous.index + 1);
-    for entry in &append.entries {
-        if entry.id.index != next {
+    let first = append.previous.map_or(0, |previous| previous.index + 1);
+    for (index, entry) in (first..).zip(&append.entries) {
+        if entry.id.index != index {
             return malformed("the entries have a gap");
         }
         if (entry.id.term, entry.id.leader) > (append.vote.term, append.vote.node) {
             return malformed("an entry is of a later term than its leader");
         }
-        next += 1;
     }
     let entries = append.entries.into_iter().map(|entry| {
         disk_log::decode(LogEntry { id: entry.id, kind: entry.kind, payload: entry.payload })

@@ -74,7 +74,7 @@ impl Scenario {
     /// The run of a seed: three or five replicas, four clients, half a minute of faults.
     #[must_use]
     pub fn new(seed: u64) -> Scenario {
-        let mut random = Random::new(seed ^ 0x5ce_4a_210);
+        let mut random = Random::new(seed ^ 0x5ce4_a210);
         Scenario {
             seed,
             replicas: if random.once_in(3) { 5 } else { 3 },
