@@ -194,6 +194,14 @@ async fn no_call_fails_while_every_node_is_restarted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_is_upgraded_node_by_node_and_no_call_fails() {
+    match std::env::var("QUANTADB_SKEW") {
+        Ok(program) => rolling::upgrade(&program, seed()).await,
+        Err(_) => not_run("an upgrade"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_belong_there_is_turned_away() {
     strangers::run(seed()).await;
 }

@@ -39,6 +39,8 @@ pub struct Node {
     child: Option<Child>,
     paused: bool,
     pub lives: u32,
+    /// Which build of the server it is.
+    pub program: String,
 }
 
 /// A start under way.
@@ -51,7 +53,16 @@ impl Node {
     pub fn new(number: usize, place: Place, directory: &Path, join: Vec<SocketAddr>) -> Node {
         let configuration = directory.join("configuration.ron");
         fs::write(&configuration, CONFIGURATION).expect("the run's directory can be written");
-        Node { number, place, directory: directory.to_owned(), join, child: None, paused: false, lives: 0 }
+        Node {
+            number,
+            place,
+            directory: directory.to_owned(),
+            join,
+            child: None,
+            paused: false,
+            lives: 0,
+            program: QUANTADB.into(),
+        }
     }
 
     pub fn data(&self) -> PathBuf {
@@ -89,7 +100,7 @@ impl Node {
         let mut words: Vec<String> = self.place.enter();
         // Both ways of using threads, in turns.
         let workers = if (self.number + self.lives as usize).is_multiple_of(2) { "1" } else { "2" };
-        words.extend([QUANTADB, "serve", "--workers", workers, "--admin-listen", "none"].map(str::to_owned));
+        words.extend([&self.program, "serve", "--workers", workers, "--admin-listen", "none"].map(str::to_owned));
         words.extend(["--listen".into(), self.place.clients.to_string()]);
         words.extend(["--peer-listen".into(), self.place.peers.to_string()]);
         if !self.place.clients.ip().is_loopback() {

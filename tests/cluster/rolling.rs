@@ -74,12 +74,40 @@ async fn turn(client: &Client, number: usize, turn: u64, told: &Told) -> Result<
 pub async fn run(rounds: u64, seed: u64) {
     let cluster = Cluster::form("rolling", 3, seed).await;
     let mut cluster = cluster.unwrap_or_else(|error| panic!("{error}"));
-    let ended = restart_all(&mut cluster, rounds).await;
+    let ended = restart_all(&mut cluster, rounds, None).await;
     ended.unwrap_or_else(|error| panic!("seed {seed}: {error}\n{}", cluster.tails()));
     cluster.stop().await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
 }
 
-async fn restart_all(cluster: &mut Cluster, rounds: u64) -> Result<(), String> {
+/// Restarts every node as another build, which speaks one more version and knows one more level, while clients work.
+///
+/// # Panics
+/// If a call fails, or the level is not raised once all know it, or is before.
+pub async fn upgrade(program: &str, seed: u64) {
+    let cluster = Cluster::form("upgrade", 3, seed).await;
+    let mut cluster = cluster.unwrap_or_else(|error| panic!("{error}"));
+    let ended = restart_all(&mut cluster, 1, Some(program)).await;
+    ended.unwrap_or_else(|error| panic!("seed {seed}: {error}\n{}", cluster.tails()));
+    cluster.stop().await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+}
+
+const RAISED: &str = "every member knows a higher state-machine level";
+/// How long raising the level may take.
+const RAISE_MAX: Duration = Duration::from_secs(15);
+
+/// Waits until a leader has said that the level was raised; then entries of the new level are applied by all.
+async fn raised(cluster: &Cluster) -> Result<(), String> {
+    let begun = Instant::now();
+    while !cluster.nodes.iter().any(|node| node.log().contains(RAISED)) {
+        if begun.elapsed() > RAISE_MAX {
+            return Err("the level was not raised".into());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+async fn restart_all(cluster: &mut Cluster, rounds: u64, program: Option<&str>) -> Result<(), String> {
     let (stop, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Told::default()));
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
@@ -105,6 +133,12 @@ async fn restart_all(cluster: &mut Cluster, rounds: u64) -> Result<(), String> {
             let (led, begun) = (cluster.leader().await.is_some_and(|(leader, _)| leader == number), Instant::now());
             cluster.nodes[number].stop().await?;
             let stopped = begun.elapsed();
+            if let Some(program) = program {
+                if cluster.nodes.iter().any(|node| node.log().contains(RAISED)) {
+                    return Err("the level was raised before all knew it".into());
+                }
+                cluster.nodes[number].program = program.to_owned();
+            }
             cluster.nodes[number].start().await?;
             cluster.settle().await?;
             let longest = Duration::from_micros(told.longest_us.swap(0, Ordering::Relaxed));
@@ -113,6 +147,10 @@ async fn restart_all(cluster: &mut Cluster, rounds: u64) -> Result<(), String> {
                 "  node {number}{leader} stopped in {stopped:.1?}; the longest call until it was back: {longest:.1?}"
             );
         }
+    }
+    if program.is_some() {
+        raised(cluster).await?;
+        tokio::time::sleep(PAUSE).await;
     }
     stop.store(true, Ordering::Relaxed);
     let mut turns = 0;
