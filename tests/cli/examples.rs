@@ -73,6 +73,13 @@ fn the_examples_of_quantadb_work() {
         } else {
             " --listen 127.0.0.1:0 --peer-listen none --admin-listen 127.0.0.1:0"
         };
+        // Who joins needs somebody to join, and free ports too.
+        let parent = TemporaryDirectory::new("cli");
+        let founder = line.contains("--join").then(|| Server::member(&parent, 1, None));
+        let line = founder.as_ref().map_or(line.clone(), |founder| {
+            let free = line.replace("127.0.0.1:7421", &founder.peers);
+            free.replace("127.0.0.1:7430", "127.0.0.1:0").replace("127.0.0.1:7431", "127.0.0.1:0")
+        });
         let directory = TemporaryDirectory::new("cli");
         let mut command = shell("quantadb", QUANTADB, "", &format!("{line}{free}"));
         let mut server = Server::from(command.current_dir(directory.path()), directory);

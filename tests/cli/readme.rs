@@ -2,7 +2,13 @@
 
 use crate::programs::{QUANTACTL, Server};
 use quantadb::testing::directory::TemporaryDirectory;
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 #[test]
 fn the_tour_of_the_readme_works_as_written() {
@@ -29,6 +35,13 @@ fn the_tour_of_a_cluster_kills_the_leader_and_goes_on() {
     let peers = nodes[0].peers.clone();
     for number in [2, 3] {
         nodes.push(Server::member(&directory, number, Some(&peers)));
+    }
+    // A reader takes longer than the half second in which learners become voters.
+    let voters = || nodes[0].ctl(&["--output", "json", "cluster", "status"]).code(0).text().matches("voter").count();
+    let until = Instant::now() + Duration::from_secs(20);
+    while voters() < 3 {
+        assert!(Instant::now() < until, "all vote soon");
+        thread::sleep(Duration::from_millis(50));
     }
     // One shell for all of it, for it remembers; after each step a line tells them apart.
     let mut script = format!("cd '{}'; quantactl() {{ '{QUANTACTL}' \"$@\"; }}\n", directory.path().display());

@@ -22,7 +22,8 @@ impl Session {
     pub(super) fn cluster(&mut self, incoming: &Incoming<'_>, body: &RequestBody<'_>) {
         let node = Arc::clone(&self.shared.node);
         if !node.has_peers() {
-            let error = WireError::new(ErrorCode::UNSUPPORTED).with_message("this server has no listener for peers");
+            let error = WireError::new(ErrorCode::UNSUPPORTED)
+                .with_message("this server is of no cluster: it has no listener for peers");
             return self.respond_error(incoming.opcode.number(), incoming.request, &error);
         }
         let asked = match *body {
