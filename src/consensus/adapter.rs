@@ -6,7 +6,7 @@
 use super::{
     Failed, Position, StateMachine,
     agreement::Agreement,
-    driver::{Message, Queue},
+    group::{Message, Queue},
     membership::{decode_stored, encode_stored},
     snapshots::{Captures, Data},
     store::Kept,

@@ -8,7 +8,7 @@
 
 use super::{
     Failed,
-    driver::{Message, Queue},
+    group::{Message, Queue},
     membership,
     types::{Command, Payload, Raft, RaftEntry, RaftLogId, RaftVote, leader, ours, theirs},
 };

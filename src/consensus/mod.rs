@@ -26,6 +26,7 @@ mod changes;
 mod contacts;
 mod disk_log;
 mod driver;
+mod group;
 mod membership;
 mod memory_log;
 mod peers;
@@ -39,7 +40,7 @@ mod store;
 mod tests;
 mod types;
 
-pub use driver::Group;
+pub use group::Group;
 #[cfg(feature = "testing")]
 pub use sequencer::Faults;
 

@@ -3,7 +3,7 @@
 
 use super::{
     Confirm, Failed, Fate, Group, Leadership, Observe, StateMachine, Stopped,
-    driver::{Message, Queue},
+    group::{Message, Queue},
     store::Reads,
 };
 use crate::types::{LogId, NodeId, Term};

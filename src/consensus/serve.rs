@@ -8,7 +8,7 @@ use super::{
     adapter::Adapter,
     agreement::Agreement,
     disk_log,
-    driver::{Message, Queue},
+    group::{Message, Queue},
     snapshots,
     types::{Raft, of_peer_vote, ours, peer_vote, theirs},
 };

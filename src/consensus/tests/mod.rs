@@ -6,7 +6,7 @@ mod runtime;
 mod suite;
 
 use super::{
-    driver::Queue,
+    group::Queue,
     membership::decode_stored,
     store::{LogStore, Reads},
     types::{Peer, RaftEntry, RaftMembership, RaftVote, leader, theirs},

@@ -2,7 +2,7 @@
 
 use super::super::{
     disk_log::DiskLog,
-    driver::Queue,
+    group::Queue,
     snapshots::Data,
     store::{LogStore, Reads},
     types::{Payload, Raft, RaftEntry, RaftLogId, RaftStoredMembership, RaftVote, Snapshot, SnapshotMeta, leader},
