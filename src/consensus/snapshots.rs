@@ -373,12 +373,21 @@ impl<M: StateMachine> Receiving<M> {
     async fn end(&mut self, frame: &Frame) -> Answer {
         let SnapshotEnd { parts, rows, hash } =
             SnapshotEnd::decode(&frame.payload).map_err(|error| refuse(error.code, error.what))?;
-        let Some((begin, install)) = self.begun.take() else {
+        let Some((begin, mut install)) = self.begun.take() else {
             return Err(refuse(ErrorCode::MALFORMED, "no snapshot was begun"));
         };
+        let sent = CaptureTotals { parts, rows, hash };
+        // What is refused once openraft has it ends this node.
+        if let Err(error) = install.seal(sent) {
+            if matches!(error, InstallError::Refused(_)) {
+                // Else it would be gone on with again and again. One that another has overtaken has nothing left to abort.
+                let _ = install.abort();
+            }
+            return Err(not_installed(error));
+        }
         let last_membership = decode_stored(&begin.membership).map_err(|error| refuse(ErrorCode::MALFORMED, error))?;
         let meta = SnapshotMeta { last_log_id: begin.log_id.map(theirs), last_membership };
-        let data = Data::Received(install, CaptureTotals { parts, rows, hash });
+        let data = Data::Received(install, sent);
         let snapshot = Snapshot { meta, snapshot: data };
         let installed = self.raft.install_full_snapshot(of_peer_vote(&begin.vote), snapshot).await;
         let response = installed.map_err(|fatal| refuse(ErrorCode::UNAVAILABLE, fatal))?;

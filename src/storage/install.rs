@@ -54,6 +54,14 @@ pub trait Install: Send {
     /// [`InstallError::Refused`] for another number, and for rows that cannot stand there: nothing of the part was taken.
     fn part(&mut self, number: u64, rows: &[CapturedRow]) -> Result<(), InstallError>;
 
+    /// Makes sure that all of it is here and durable, so that nothing but the switch is left for [`Install::finish`]: what
+    /// can be refused is refused now, where a refusal costs a repetition and not the node. Until this install has ended no
+    /// other begins.
+    ///
+    /// # Errors
+    /// [`InstallError::NoSpace`]; [`InstallError::Refused`] if what was taken does not amount to what was sent: abort it then.
+    fn seal(&mut self, sent: CaptureTotals) -> Result<(), InstallError>;
+
     /// Makes the new state the engine's own in one durable step. Called by whoever applies, and not while an entry is being
     /// applied. When it returns `Ok`, the log below the snapshot is of no use any more; see [`super::Marker::installed`].
     ///

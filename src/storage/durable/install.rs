@@ -18,7 +18,10 @@ use crate::{
 use bytes::{BufMut, Bytes};
 use std::{
     mem,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// The format of what is noted beside the rows.
@@ -27,8 +30,9 @@ const FORMAT: u16 = 1;
 /// See the module.
 pub(super) struct DurableInstall {
     engine: Arc<DurableEngine>,
-    /// Shared with the engine by the latest install, the only one that may go on.
-    turn: Arc<()>,
+    /// Shared with the engine by the latest install, the only one that may go on. Whether it is sealed, and must not be
+    /// overtaken any more.
+    turn: Arc<AtomicBool>,
     space: Box<dyn BaseSpace>,
     received: Received,
     /// Rows that are not durable yet.
@@ -76,9 +80,12 @@ impl DurableInstall {
     pub(super) fn begin(engine: Arc<DurableEngine>, wanted: Received) -> Result<DurableInstall, InstallError> {
         let mut latest = engine.latest_install.lock();
         engine.check_open()?;
+        if latest.upgrade().is_some_and(|turn| turn.load(Ordering::Relaxed)) {
+            return Err(InstallError::Refused("another install is about to be finished".into()));
+        }
         let state = engine.state.get();
         wanted.check_ahead(state.progress.lock().applied, state.visible())?;
-        let turn = Arc::new(());
+        let turn = Arc::<AtomicBool>::default();
         *latest = Arc::downgrade(&turn);
         let begin = || {
             let space = state.base.begin_space(wanted.id)?;
@@ -100,7 +107,7 @@ impl DurableInstall {
     }
 
     /// Whether it may go on.
-    fn check_turn(&self, latest: &Weak<()>) -> Result<(), InstallError> {
+    fn check_turn(&self, latest: &Weak<AtomicBool>) -> Result<(), InstallError> {
         self.engine.check_open()?;
         if latest.ptr_eq(&Arc::downgrade(&self.turn)) {
             return Ok(());
@@ -149,6 +156,16 @@ impl Install for DurableInstall {
         self.received.add(number, rows)?;
         self.bytes += rows.iter().map(|row| (row.key.len() + row.value.len()) as u64).sum::<u64>();
         self.rows.extend(rows.iter().map(|row| RunRow::new(&row.key, row.version, Some(&row.value))));
+        Ok(())
+    }
+
+    fn seal(&mut self, sent: CaptureTotals) -> Result<(), InstallError> {
+        let engine = Arc::clone(&self.engine);
+        let latest = engine.latest_install.lock();
+        self.check_turn(&latest)?;
+        self.received.check_whole(sent)?;
+        self.write()?;
+        self.turn.store(true, Ordering::Relaxed);
         Ok(())
     }
 

@@ -139,7 +139,7 @@ pub struct DurableEngine {
     /// What was replaced by snapshots and may still be read.
     replaced: Mutex<Vec<Arc<State>>>,
     /// Alive while somebody has the install that was begun last; held while that does something.
-    latest_install: Mutex<Weak<()>>,
+    latest_install: Mutex<Weak<AtomicBool>>,
     /// Held by whoever moves something to the base.
     maintenance: Mutex<()>,
     /// Says how far the log is durable.

@@ -52,6 +52,11 @@ impl Install for MemoryInstall {
         pushed.map_err(|why| InstallError::Failed(self.engine.fail(why)))
     }
 
+    fn seal(&mut self, sent: CaptureTotals) -> Result<(), InstallError> {
+        self.engine.check_open()?;
+        self.partial.as_ref().expect("it ends with the call that takes it").received.check_whole(sent)
+    }
+
     fn finish(mut self: Box<Self>, sent: CaptureTotals) -> Result<(), InstallError> {
         self.engine.check_open()?;
         let Partial { received, chains } = self.partial.take().expect("it ends with the call that takes it");

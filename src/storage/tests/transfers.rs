@@ -204,6 +204,40 @@ fn of_two_installs_the_later_one_goes_on() {
 }
 
 #[test]
+fn a_sealed_install_has_nothing_left_but_the_switch() {
+    let (capture, parts, totals) = several_parts();
+    for to in ALL {
+        let to = to();
+        let mut install = begin(&capture, &to.engine, 1).unwrap();
+        (0..3).for_each(|number| install.part(number, &parts[number as usize]).unwrap());
+        assert!(matches!(install.seal(totals), Err(InstallError::Refused(_))), "a part is missing");
+        install.part(3, &parts[3]).unwrap();
+        install.seal(totals).unwrap();
+        // Nobody finishes it, and all of it is there when it is begun again.
+        drop(install);
+        let mut install = begin(&capture, &to.engine, 1).unwrap();
+        assert_eq!(install.parts(), 4);
+        install.seal(totals).unwrap();
+        install.finish(totals).unwrap();
+        assert_eq!(to.engine.applied(), applied(8));
+    }
+}
+
+#[test]
+fn a_sealed_install_is_not_overtaken() {
+    let (capture, parts, totals) = several_parts();
+    for to in [simulated, on_disk] {
+        let to = to();
+        let mut install = begin(&capture, &to.engine, 1).unwrap();
+        (0..4).for_each(|number| install.part(number, &parts[number as usize]).unwrap());
+        install.seal(totals).unwrap();
+        assert!(matches!(begin(&capture, &to.engine, 2).err(), Some(InstallError::Refused(_))));
+        install.finish(totals).unwrap();
+        assert_eq!(to.engine.applied(), applied(8));
+    }
+}
+
+#[test]
 fn memory_takes_no_more_than_it_may_hold() {
     let (capture, parts, totals) = several_parts();
     let to: Arc<dyn Engine> = Arc::new(MemoryEngine::new(MemoryOptions { bytes_max: 2_000_000, hash_seed: 7 }));

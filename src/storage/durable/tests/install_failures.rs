@@ -84,6 +84,7 @@ impl Group {
                 engine.maintain()?;
             }
         }
+        install.seal(self.transfer.totals())?;
         install.finish(self.transfer.totals())?;
         self.apply(engine, 3)?;
         engine.persist()?;
