@@ -313,18 +313,21 @@ impl<M: StateMachine> Driver<M> {
             }
             tokio::select! {
                 biased;
-                count = messages.recv_many(&mut taken, TAKE_MAX) => if count == 0 { return Ok(None) },
-                changed = self.leads.changed() => match changed {
-                    Ok(()) => self.look = true,
-                    Err(_) => return Err(fatal(raft).await),
-                },
+                // Before the messages, of which there may be more at any time. They come before the end of openraft, for a failure
+                // among them says more.
                 () = &mut tick => {
                     tick = self.next_tick();
+                    self.look = true;
                     self.keep_up();
                     self.tell_unheard();
                     self.compare()?;
                     self.purge(raft).await?;
                 }
+                count = messages.recv_many(&mut taken, TAKE_MAX) => if count == 0 { return Ok(None) },
+                changed = self.leads.changed() => match changed {
+                    Ok(()) => self.look = true,
+                    Err(_) => return Err(fatal(raft).await),
+                },
             }
             let mut taken = taken.drain(..);
             while let Some(message) = taken.next() {

@@ -307,9 +307,10 @@ pub async fn join(
             Err(PeerError::Refused(error)) if error.code == ErrorCode::NOT_LEADER => {
                 named = error.leader.map(String::from);
             }
-            Err(PeerError::TurnedAway { code: code @ (ErrorCode::WRONG_CLUSTER | ErrorCode::WRONG_PORT), message }) => {
-                return Err(JoinError::Refused { address, reason: format!("{code}: {message}") });
-            }
+            Err(PeerError::TurnedAway {
+                code: code @ (ErrorCode::WRONG_CLUSTER | ErrorCode::WRONG_PORT | ErrorCode::VERSION_UNSUPPORTED),
+                message,
+            }) => return Err(JoinError::Refused { address, reason: format!("{code}: {message}") }),
             Err(PeerError::Refused(error))
                 if matches!(
                     error.code,

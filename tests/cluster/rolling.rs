@@ -1,6 +1,9 @@
 //! Every node is restarted in turn by SIGTERM, while clients work: no call fails.
 
-use super::rig::{Cluster, connect_to_any};
+use super::{
+    node::QUANTADB,
+    rig::{Cluster, connect_to_any},
+};
 use quantadb::client::{Client, Error, Isolation};
 use std::{
     sync::{
@@ -82,11 +85,15 @@ pub async fn run(rounds: u64, seed: u64) {
 /// Restarts every node as another build, which speaks one more version and knows one more level, while clients work.
 ///
 /// # Panics
-/// If a call fails, or the level is not raised once all know it, or is before.
+/// If a call fails, or the level is not raised once all know it, or is before; or if a node that does not know it is taken in.
 pub async fn upgrade(program: &str, seed: u64) {
     let cluster = Cluster::form("upgrade", 3, seed).await;
     let mut cluster = cluster.unwrap_or_else(|error| panic!("{error}"));
-    let ended = restart_all(&mut cluster, 1, Some(program)).await;
+    let ended = async {
+        restart_all(&mut cluster, 1, Some(program)).await?;
+        replace_by_old_build(&mut cluster).await
+    };
+    let ended = ended.await;
     ended.unwrap_or_else(|error| panic!("seed {seed}: {error}\n{}", cluster.tails()));
     cluster.stop().await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
 }
@@ -105,6 +112,26 @@ async fn raised(cluster: &Cluster) -> Result<(), String> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
+}
+
+/// A new node of the old build, which does not know the level, is not taken in and says why; one of the new build is.
+async fn replace_by_old_build(cluster: &mut Cluster) -> Result<(), String> {
+    let old = cluster.status(2).await.ok_or("it does not say who it is")?.node;
+    let others = cluster.nodes[..2].iter().map(|node| node.place.peers).collect();
+    let node = &mut cluster.nodes[2];
+    node.stop().await?;
+    node.forget(others);
+    let program = std::mem::replace(&mut node.program, QUANTADB.to_owned());
+    cluster.remove(old).await?;
+    let node = &mut cluster.nodes[2];
+    node.spawn();
+    let status = node.ended().await?;
+    if status.success() || !node.log().contains("the cluster is at state-machine level") {
+        return Err(format!("the old build ended with {status}, and its log with\n{}", node.tail()));
+    }
+    node.program = program;
+    node.start().await?;
+    cluster.settle().await
 }
 
 async fn restart_all(cluster: &mut Cluster, rounds: u64, program: Option<&str>) -> Result<(), String> {
