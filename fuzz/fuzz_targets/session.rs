@@ -12,6 +12,7 @@ use quantadb::{
     types::{ClusterId, NodeId, limits::FRAME_PAYLOAD_BYTES_MAX},
     wire::{
         Kind, Opcode, peek,
+        peer,
         preface::{PREFACE, PREFACE_BYTES},
     },
 };
@@ -78,7 +79,9 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
     let (preface, mut rest) = said.split_at(PREFACE_BYTES.min(said.len()));
-    assert_eq!(preface, PREFACE);
+    // A node that takes this listener for that of nodes is told so in words that it knows.
+    let wrong_port = input.stream.starts_with(&peer::MAGIC);
+    assert_eq!(preface, if wrong_port { peer::PREFACE } else { PREFACE });
     let mut ends: HashMap<u64, u32> = HashMap::new();
     let mut refused = false;
     while !rest.is_empty() {
@@ -91,6 +94,7 @@ fuzz_target!(|data: &[u8]| {
         }
         assert!(!refused, "GOAWAY is the last word, and here comes {header:?}");
         refused = header.kind == Kind::Goaway;
+        assert!(refused || !wrong_port, "a node on the wrong port is told {header:?}");
         if header.request_id != 0 {
             assert!(asked.contains_key(&header.request_id), "request {} was never asked", header.request_id);
             *ends.entry(header.request_id).or_default() += u32::from(header.kind != Kind::Chunk);
