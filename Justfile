@@ -62,7 +62,7 @@ reader seconds="60":
     QUANTADB_READER_SECONDS={{seconds}} cargo test --release --test crash -- --nocapture a_reader_that_grants_nothing
 
 # Clusters of real processes in CI's numbers: all tests, or those whose names hold the words given; needs root.
-cluster *words:
+clusters *words:
     .ci/cluster {{words}}
 
 # Kills the leader of three again and again, and bounds the time until a write is acknowledged again: `just failover 100`.
@@ -136,7 +136,7 @@ cluster *flags:
 
 # Simulates clusters under the seeds FIRST..END: `just sim-many 1..1000`.
 sim-many seeds="1..100":
-    QUANTADB_SIM_SEEDS={{seeds}} cargo test --profile simulation --test simulation -- --nocapture whatever_happens
+    QUANTADB_SIM_SEEDS={{seeds}} cargo test --profile simulation-long --test simulation -- --nocapture whatever_happens
 
 # Simulates one seed again, with the last of what happened and what the nodes logged: `just sim 7`.
 sim seed:

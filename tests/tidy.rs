@@ -12,7 +12,8 @@ mod source;
 mod rules;
 
 use rules::{
-    file_sizes, floors, logs, names, selects, spec_citations, top_level, unfinished, unsafe_code, unwraps, waits, world,
+    file_sizes, floors, logs, names, recipes, selects, spec_citations, top_level, unfinished, unsafe_code, unwraps,
+    waits, world,
 };
 use source::{Source, files, mark_test_files, root, sources};
 use std::fs;
@@ -166,6 +167,11 @@ fn the_top_level_is_as_agreed() {
         .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path().is_dir()))
         .collect();
     assert_tidy(&top_level(&entries, &fs::read_to_string(root().join(".gitignore")).unwrap()));
+}
+
+#[test]
+fn recipes_stand_once() {
+    assert_tidy(&recipes(&fs::read_to_string(root().join("Justfile")).unwrap()));
 }
 
 #[test]
@@ -337,6 +343,12 @@ mod a_rule_can_fail {
         assert!(top_level(&entry("target", true), "/target\n").is_empty());
         assert!(top_level(&entry("LICENSE-MIT", false), "").is_empty());
         assert!(top_level(&entry(".ci", true), "").is_empty());
+    }
+
+    #[test]
+    fn recipes_sees_what_stands_twice() {
+        assert_eq!(recipes("a *words:\n    b\n\na:\n    c\nb: a\n").len(), 1);
+        assert!(recipes("a seeds=\"1\":\n    b\nb: a\n# a\n").is_empty());
     }
 
     #[test]

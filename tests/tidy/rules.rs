@@ -189,6 +189,18 @@ pub fn top_level(entries: &[(String, bool)], ignored: &str) -> Vec<String> {
     wrong
 }
 
+/// A recipe that stands twice makes the whole file unusable.
+pub fn recipes(justfile: &str) -> Vec<String> {
+    let (mut known, mut wrong) = (BTreeSet::new(), Vec::new());
+    for line in justfile.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_lowercase())) {
+        let name = line.split([' ', ':']).next().unwrap_or_default();
+        if !known.insert(name) {
+            wrong.push(format!("Justfile: {name} is there twice"));
+        }
+    }
+    wrong
+}
+
 /// The ids of requirements in a text, `QP-AAA-000` or `QP-AAAA-000`, each with its line.
 fn spec_ids(text: &str) -> Vec<(usize, &str)> {
     let mut found = Vec::new();
