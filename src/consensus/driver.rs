@@ -47,6 +47,8 @@ const ROUNDS_MAX: usize = 4;
 const ROUND_MAX: Duration = Duration::from_secs(2);
 /// How often a group with peers looks after itself.
 const TICK: Duration = Duration::from_millis(500);
+/// How late a simulated refusal is heard of, so that there is a next entry by then.
+const REFUSED_LATE: Duration = Duration::from_millis(10);
 
 pub(super) type OpenRaft<M> = openraft::Raft<Raft, Adapter<M>>;
 
@@ -351,6 +353,16 @@ impl<M: StateMachine> Driver<M> {
         match message {
             Message::Propose { term, entry, respond } => {
                 let owed = Owed::new(respond);
+                // openraft does it when the lease has lapsed, and takes the next one of the same term when it is back.
+                if self.env.rarely("an entry is refused, and the next is not") {
+                    let late = self.env.sleep(REFUSED_LATE);
+                    let refuse = async move {
+                        late.await;
+                        owed.pay(Fate::Refused);
+                    };
+                    self.env.spawn("refusal", refuse).detach();
+                    return Ok(());
+                }
                 let reply = Reply(Box::new(move |result| owed.pay(fate(result))));
                 let write = raft.write(Command(entry)).with_leader(types::leader(term, self.node)).responder(reply);
                 if write.await.is_err() {

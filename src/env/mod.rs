@@ -71,6 +71,10 @@ pub trait Provider: Send + Sync + 'static {
     fn connect(&self, address: &str) -> BoxFuture<io::Result<Box<dyn Socket>>> {
         net::connect(address)
     }
+    /// Whether something that may happen, and hardly ever does, happens now. A simulator makes it likely; nobody else does it.
+    fn rarely(&self, _what: &'static str) -> bool {
+        false
+    }
 }
 
 /// A handle to the environment; cheap to clone.
@@ -111,6 +115,13 @@ impl Env {
     /// Fills `bytes` with unpredictable ones.
     pub fn random(&self, bytes: &mut [u8]) {
         self.0.random(bytes);
+    }
+
+    /// Whether something that may happen at this place, and hardly ever does, happens now: asked where a test would wait too
+    /// long for the world to do it by itself. Always `false` outside a simulation.
+    #[must_use]
+    pub fn rarely(&self, what: &'static str) -> bool {
+        self.0.rarely(what)
     }
 
     /// Eight unpredictable bytes.

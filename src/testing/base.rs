@@ -347,15 +347,14 @@ impl Base for SimulatedBase {
         let is_doubtful = self.begin(BaseCall::Compact)?;
         let mut state = self.writable()?;
         let mut has_changed = false;
-        for _ in 0..PIECE_ROWS {
-            let count = state.store(self.store).rows.len();
-            if count == 0 {
-                break;
-            }
-            let index = state.random.index(count);
+        let count = state.store(self.store).rows.len();
+        if count > 0 {
+            let first = state.random.index(count);
             let store = state.store(self.store);
-            let key = store.rows.keys().nth(index).map(|(key, _)| key.clone());
-            if let Some(key) = key {
+            let rows = store.rows.keys().skip(first).chain(store.rows.keys().take(first)).take(PIECE_ROWS);
+            let mut keys: Vec<_> = rows.map(|(key, _)| key.clone()).collect();
+            keys.dedup();
+            for key in keys {
                 has_changed |= store.forget(&key, forget_below.unwrap_or(Version::ZERO));
             }
         }

@@ -121,9 +121,14 @@ impl<'a> Cluster<'a> {
     /// Hosts, with nothing on them.
     #[must_use]
     pub fn new(scenario: &'a Scenario) -> Cluster<'a> {
-        let options = SimOptions { trace_lines_max: scenario.trace_lines_max, ..SimOptions::default() };
-        let sim = Sim::with(scenario.seed, options);
         let mut random = Random::new(scenario.seed);
+        let options = SimOptions {
+            trace_lines_max: scenario.trace_lines_max,
+            lag_once_in: if random.once_in(2) { 500 } else { 0 },
+            rare_once_in: if random.once_in(2) { 100 } else { 0 },
+            ..SimOptions::default()
+        };
+        let sim = Sim::with(scenario.seed, options);
         let names: Vec<String> = (1..=scenario.replicas).map(|number| format!("n{number}")).collect();
         let ring =
             Ring { members: names.clone(), kind: scenario.kind, log: scenario.log.clone(), log_keep_bytes: 64 << 10 };

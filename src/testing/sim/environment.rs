@@ -60,6 +60,18 @@ impl Provider for HostEnv {
     fn connect(&self, address: &str) -> BoxFuture<io::Result<Box<dyn Socket>>> {
         Box::pin(connect(Arc::clone(&self.core), self.host, address.to_owned()))
     }
+
+    fn rarely(&self, what: &'static str) -> bool {
+        let mut state = self.core.lock();
+        let (now, once_in) = (state.now, state.options.rare_once_in);
+        let State { trace, hosts, .. } = &mut *state;
+        let host = &mut hosts[self.host.0];
+        let happens = once_in > 0 && host.random.once_in(once_in);
+        if happens {
+            trace.event(now, format_args!("{}: {what}", host.name));
+        }
+        happens
+    }
 }
 
 impl Core {

@@ -87,7 +87,15 @@ pub struct SimOptions {
     pub time_max: Duration,
     /// How many polls may happen at one instant.
     pub polls_max: u64,
+    /// One in so many polls of a task comes up to [`LAG_MAX`] later, as if its thread had been taken off the processor; 0 for
+    /// none.
+    pub lag_once_in: u64,
+    /// [`Env::rarely`] says yes once in so many times; 0 for never.
+    pub rare_once_in: u64,
 }
+
+/// How much later a task runs that lags.
+pub const LAG_MAX: Duration = Duration::from_millis(40);
 
 impl Default for SimOptions {
     fn default() -> SimOptions {
@@ -97,6 +105,8 @@ impl Default for SimOptions {
             trace_lines_max: 40,
             time_max: Duration::from_secs(3600),
             polls_max: 1_000_000,
+            lag_once_in: 0,
+            rare_once_in: 0,
         }
     }
 }

@@ -4,8 +4,9 @@
 //! woken or dropped is put by, and [`Locked`] does it once the lock is free.
 
 use super::{
-    DiskOptions, SimOptions,
+    DiskOptions, LAG_MAX, SimOptions,
     clock::Clock,
+    disk::between,
     network::Network,
     tasks::{TaskId, Tasks},
     timers::{Event, Timers},
@@ -84,6 +85,8 @@ pub(super) struct State {
     pub(super) hosts: Vec<Machine>,
     pub(super) network: Network,
     pub(super) trace: Trace,
+    /// Which tasks lag, and for how long.
+    lag: Random,
     /// Nothing runs any more.
     pub(super) has_ended: bool,
     pub(super) woken: Vec<Waker>,
@@ -118,9 +121,15 @@ impl State {
         self.timers.set(until, Event::Free(host));
     }
 
-    /// Sets aside what cannot run because of its host.
+    /// Sets aside what cannot run because of its host, or lags.
     pub(super) fn must_wait(&mut self, task: TaskId, host: HostId) -> bool {
         let now = self.now;
+        let lag_once_in = self.options.lag_once_in;
+        if lag_once_in > 0 && host != TEST && self.lag.once_in(lag_once_in) {
+            let until = now + between(&mut self.lag, Duration::ZERO, LAG_MAX);
+            self.timers.set(until, Event::Ready(task));
+            return true;
+        }
         let host = self.host(host);
         let must = host.is_paused || host.busy_until > now;
         if must {
@@ -133,7 +142,7 @@ impl State {
     pub(super) fn free(&mut self, host: HostId) {
         let host = &mut self.hosts[host.0];
         if !host.is_paused && host.busy_until <= self.now {
-            self.tasks.ready_again(&mut host.set_aside);
+            self.tasks.ready_again(host.set_aside.drain(..));
         }
     }
 
@@ -160,6 +169,7 @@ impl State {
         while let Some(event) = self.timers.due(self.now) {
             match event {
                 Event::Wake(waker) => self.woken.push(waker),
+                Event::Ready(task) => self.tasks.ready_again([task]),
                 Event::Free(host) => self.free(host),
                 Event::Arrive(connection, side) => self.arrive(connection, side),
                 Event::GiveUp(connection, side, since) => self.give_up(connection, side, since),
@@ -202,6 +212,7 @@ impl Core {
             hosts: Vec::new(),
             network: Network::new(stream(seed, "the network"), options.network),
             trace: Trace::new(options.trace_lines_max),
+            lag: stream(seed, "tasks that lag"),
             options,
             has_ended: false,
             woken: Vec::new(),

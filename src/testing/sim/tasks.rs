@@ -124,8 +124,8 @@ impl Tasks {
     }
 
     /// Puts a task that was set aside back among those that are ready.
-    pub(super) fn ready_again(&mut self, tasks: &mut Vec<TaskId>) {
-        self.ready.extend(tasks.drain(..));
+    pub(super) fn ready_again(&mut self, tasks: impl IntoIterator<Item = TaskId>) {
+        self.ready.extend(tasks);
     }
 
     /// The next one that is ready.

@@ -3,6 +3,7 @@
 use super::{
     network::{ConnectionId, Side},
     state::{HostId, Time},
+    tasks::TaskId,
 };
 use std::{collections::BTreeMap, task::Waker};
 
@@ -17,6 +18,8 @@ pub(super) struct TimerId {
 pub(super) enum Event {
     /// Somebody who sleeps is woken.
     Wake(Waker),
+    /// A task that lagged runs.
+    Ready(TaskId),
     /// A host that was busy may be free.
     Free(HostId),
     /// Bytes arrive at this end of a connection.

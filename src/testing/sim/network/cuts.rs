@@ -66,7 +66,8 @@ impl State {
         }
         for (id, side) in self.ends_on(host) {
             let now = self.now;
-            let connection = self.network.connections.get_mut(&id).expect("it was listed");
+            // A host may have both ends of one, which is over with the first.
+            let Some(connection) = self.network.connections.get_mut(&id) else { continue };
             connection.end(side.other()).incoming.under_way.retain(|under_way| under_way.sent <= now);
             match farewell {
                 Farewell::Close => self.close(id, side),
