@@ -35,6 +35,7 @@ use openraft::{
 use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -224,19 +225,25 @@ impl RaftNetworkV2<Raft> for Link {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         _option: RPCOption,
     ) -> RaftFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Raft>, RPCError<Raft>>>, RPCError<Raft>>>
     where
         S: Stream<Item = AppendEntriesRequest<Raft>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            // openraft keeps back the first request to a member that has failed: asked for it only once there is a connection, it
+            // would have a refused one tried again at once, for ever.
+            let Some(first) = poll_fn(|cx| Pin::new(&mut input).poll_next(cx)).await else {
+                return Ok(Box::pin(Nothing) as BoxStream<'s, _>);
+            };
             let opened = self.open(Lane::Consensus, Moment(u64::MAX)).await;
             let (connection, env) = opened.map_err(|error| rpc_error(&error))?;
             let appending = Appending {
                 link: self,
                 env,
                 connection: Some(connection),
+                first: Some(first),
                 input: Some(input),
                 in_flight: VecDeque::new(),
                 silence: None,
@@ -312,11 +319,23 @@ struct Appending<'s, S> {
     link: &'s mut Link,
     env: Env,
     connection: Option<Connection>,
+    /// What was taken from the input before there was a connection.
+    first: Option<AppendEntriesRequest<Raft>>,
     /// `None` once it has ended.
     input: Option<S>,
     in_flight: VecDeque<u64>,
     /// When silence has lasted too long; only while an answer is awaited.
     silence: Option<BoxFuture<()>>,
+}
+
+/// A session in which there was nothing to send.
+struct Nothing;
+
+impl Stream for Nothing {
+    type Item = Answer;
+    fn poll_next(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Answer>> {
+        Poll::Ready(None)
+    }
 }
 
 type Answer = Result<StreamAppendResult<Raft>, RPCError<Raft>>;
@@ -326,7 +345,9 @@ impl<S: Stream<Item = AppendEntriesRequest<Raft>> + Unpin> Appending<'_, S> {
         let Some(connection) = &mut self.connection else { return };
         while self.in_flight.len() < APPENDS_IN_FLIGHT_MAX && connection.unsent() < UNSENT_BYTES_MAX {
             let Some(input) = &mut self.input else { return };
-            match Pin::new(input).poll_next(cx) {
+            let next =
+                self.first.take().map_or_else(|| Pin::new(input).poll_next(cx), |first| Poll::Ready(Some(first)));
+            match next {
                 Poll::Pending => return,
                 Poll::Ready(None) => self.input = None,
                 Poll::Ready(Some(request)) => {
