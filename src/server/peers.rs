@@ -168,14 +168,8 @@ impl Serving {
         let given = if is_new { give_identity(env, node, &join.peer_address, until).await? } else { join.node };
         let addresses = Addresses { peer: join.peer_address, client: join.client_address };
         info!(self.log, "a node joins"; "node" => given.0, "peer_address" => &addresses.peer);
-        let peer_address = addresses.peer.clone();
         let added = env.until(until, node.change(Change::Add { node: given, addresses })).await;
         match added.unwrap_or_else(|| Err(ChangeError::Failed("no majority is heard".into()))) {
-            Ok(()) if is_new => {
-                // Whoever comes from there next is another node. Where this fails, one identity too many stands there.
-                let _ = forget_reserved(env, node, &peer_address, until).await;
-                Ok(Joined { cluster: identity.cluster, node: given })
-            }
             Ok(()) => Ok(Joined { cluster: identity.cluster, node: given }),
             Err(ChangeError::NotLeader) => Err(self.not_leader()),
             Err(error) => Err(WireError::new(ErrorCode::UNAVAILABLE).with_message(error.to_string())),
@@ -193,25 +187,16 @@ impl Serving {
 async fn give_identity(env: &Env, node: &Node, peer_address: &str, until: Moment) -> Result<NodeId, WireError> {
     let reserved = reserved_key(peer_address);
     let evaluation: Evaluation = Box::new(move |view| {
-        if let Some((_, value)) = view.get(&reserved)? {
-            return Ok(value);
+        // Whoever comes from there next is another node, or this one, which has not heard of it: neither gets it again.
+        match view.get(&reserved)? {
+            Some((_, given)) => {
+                view.write(Mutation::Delete { key: &reserved }).map_err(overgrown)?;
+                Ok(given)
+            }
+            None => next_identity(view),
         }
-        let given = next_identity(view)?;
-        // It stands until the node is a member: one that asks again, because it has heard nothing, gets the same.
-        view.write(Mutation::Put { key: &reserved, value: &given }).map_err(overgrown)?;
-        Ok(given)
     });
     evaluate(env, node, evaluation, until).await.map(|(_, given)| given)
-}
-
-/// The node that an identity was reserved for has it.
-async fn forget_reserved(env: &Env, node: &Node, peer_address: &str, until: Moment) -> Result<(), WireError> {
-    let reserved = reserved_key(peer_address);
-    let evaluation: Evaluation = Box::new(move |view| {
-        view.write(Mutation::Delete { key: &reserved }).map_err(overgrown)?;
-        Ok(Bytes::copy_from_slice(&[0; 8]))
-    });
-    evaluate(env, node, evaluation, until).await.map(drop)
 }
 
 /// Reserves a fresh identity for the node that will join from this address, in place of one reserved for it before.
