@@ -194,8 +194,8 @@ impl<M: StateMachine> Changes<M> {
         }
     }
 
-    /// What a leader does by itself now and then: finishes a change that was left between its steps, and lets learners vote
-    /// that have caught up, while that makes the voters odd in number.
+    /// What a leader does by itself now and then: finishes a change that was left between its steps, lets learners go that are
+    /// another node by now, and lets learners vote that have caught up, while that makes the voters odd in number.
     pub(super) async fn keep_up(&self) {
         if !self.leads() {
             return;
@@ -203,6 +203,8 @@ impl<M: StateMachine> Changes<M> {
         let membership = self.membership();
         let change = if membership.get_joint_config().len() > 1 {
             ChangeMembers::AddVoterIds(BTreeSet::new())
+        } else if let Some(gone) = self.replaced(&membership) {
+            ChangeMembers::RemoveNodes(gone)
         } else {
             match self.promotable(&membership) {
                 Some(learners) => ChangeMembers::AddVoterIds(learners),
@@ -217,6 +219,22 @@ impl<M: StateMachine> Changes<M> {
         let last = self.raft.data_metrics().borrow_watched().last_log.map_or(0, |log_id| log_id.index);
         let matched = self.matched().get(&node).copied().flatten();
         self.is_heard(node) && matched.is_some_and(|matched| matched + CAUGHT_UP_ENTRIES >= last)
+    }
+
+    /// Learners at whose address a member answers that joined after them: a node that never heard which identity it was given,
+    /// or lost it, and joined anew.
+    fn replaced(&self, membership: &RaftMembership) -> Option<BTreeSet<u64>> {
+        let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
+        // In the order of the identities, which is that in which they were given.
+        for (node, peer) in membership.nodes().filter(|(node, _)| self.is_heard(**node)) {
+            newest.insert(&peer.address, *node);
+        }
+        let is_replaced = |node: &u64| {
+            let address = membership.get_node(node).map(|peer| peer.address.as_str());
+            !self.is_heard(*node) && address.and_then(|address| newest.get(address)).is_some_and(|newest| newest > node)
+        };
+        let gone: BTreeSet<u64> = membership.learner_ids().filter(is_replaced).collect();
+        (!gone.is_empty()).then_some(gone)
     }
 
     fn promotable(&self, membership: &RaftMembership) -> Option<BTreeSet<u64>> {

@@ -1,15 +1,21 @@
 //! Clusters in a simulation: any seed keeps what must hold, and the same seed does the same again.
 //!
-//! `QUANTADB_SIM_SEED=7` runs one seed and prints what happens in it; `QUANTADB_SIM_SEEDS=100..200` runs many.
+//! `QUANTADB_SIM_SEED=7` runs one seed and prints the last of what happens in it, `QUANTADB_SIM_LINES=9999` more of it; `QUANTADB_SIM_SEEDS=100..200` runs many.
 
 use quantadb::{
     client::{Client, ClientOptions},
+    consensus::{Addresses, Change},
+    peer::Local,
+    server::join,
     storage::Applied,
     testing::{
         cluster::{Cluster, Report, Scenario},
         sim::Host,
     },
+    txn,
+    types::{ClusterId, NodeId},
 };
+use slog::{Discard, Logger, o};
 use std::{
     env,
     sync::Arc,
@@ -37,9 +43,9 @@ fn run(scenario: &Scenario) -> Report {
 fn whatever_happens_to_a_cluster_it_keeps_its_promises() {
     if let Ok(seed) = env::var("QUANTADB_SIM_SEED") {
         let mut scenario = Scenario::new(seed.parse().expect("a number"));
-        scenario.trace_lines_max = 400;
+        scenario.trace_lines_max = env::var("QUANTADB_SIM_LINES").map_or(400, |lines| lines.parse().expect("a number"));
         if env::var("QUANTADB_SIM_LOG").is_ok() {
-            scenario.log = slog::Logger::root(Lines, slog::o!());
+            scenario.log = Logger::root(Lines, o!());
         }
         run(&scenario);
         return;
@@ -138,6 +144,39 @@ fn a_member_that_was_cut_off_disturbs_nobody_when_it_comes_back() {
     cluster.sim.network().heal();
     cluster.come_together();
     assert_eq!((term(&cluster), cluster.leader()), (before, Some(leader)));
+}
+
+#[test]
+fn who_never_heard_its_identity_is_no_member_for_ever() {
+    let scenario = three(41);
+    let mut cluster = Cluster::new(&scenario);
+    cluster.form();
+    let leads = cluster.leader().expect("somebody leads");
+    let place = (leads + 1) % 3;
+    let leader = cluster.replicas[leads].node().expect("it runs");
+    let change = |cluster: &Cluster<'_>, change| cluster.sim.block_on(leader.change(change)).expect("it is made");
+    let old = cluster.replicas[place].identity().expect("it runs");
+    cluster.replicas[place].lose_disk();
+    change(&cluster, Change::Remove(old));
+    // A join whose answer is lost.
+    let host = &cluster.replicas[place].host;
+    let addresses = Addresses { peer: host.address(7421), client: host.address(7420) };
+    let nobody = Local { cluster: ClusterId::default(), node: NodeId(0), level: txn::LEVEL };
+    let (members, log) = ([cluster.replicas[leads].host.address(7421)], Logger::root(Discard, o!()));
+    let env = cluster.sim.host("c1").env();
+    let joined = cluster.sim.block_on(join(&env, &log, &members, nobody, &addresses)).expect("it is taken in");
+    // Nobody has come after this one to where it is.
+    let slow = NodeId(joined.node.0 + 90);
+    change(&cluster, Change::Add { node: slow, addresses });
+    cluster.replicas[place].boot(false);
+    cluster.wait("the one that joined anew votes, and the lost one is gone", |cluster| {
+        let members = cluster.sim.block_on(leader.status()).members;
+        let voters = members.iter().filter(|member| member.voter).count();
+        let learners: Vec<NodeId> = members.iter().filter(|member| !member.voter).map(|member| member.node).collect();
+        voters == 3 && learners == [slow]
+    });
+    cluster.pass(Duration::from_secs(3));
+    assert_eq!(cluster.sim.block_on(leader.status()).members.len(), 4);
 }
 
 #[test]
