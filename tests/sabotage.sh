@@ -175,7 +175,7 @@ plant 'cluster: a commit that an old term has resolved' src/consensus/driver.rs 
 plant 'cluster: a key forgotten at failover' src/node/decide.rs \
     '            Ok(Some(record)) => waiter.result_of(record),
             Ok(None) if keyed.pair.seen' \
-    '            Ok(Some(Record::Committed(..))) if self.term.0 > 1 => return false,
+    '            Ok(Some(Record::Committed(..))) if self.metrics.term.load(std::sync::atomic::Ordering::Relaxed) > 1 => return false,
             Ok(Some(record)) => waiter.result_of(record),
             Ok(None) if keyed.pair.seen'
 
@@ -195,6 +195,19 @@ plant 'cluster: metadata of a snapshot off by one' src/consensus/snapshots.rs \
 plant 'cluster: local reads after growth from one voter' src/consensus/store.rs \
     'self.local.store(leads && state.alone_applied && state.alone_appended, Ordering::Release);' \
     'self.local.store(leads, Ordering::Release);'
+
+plant 'cluster: a follower that reads what it has' src/node/reader.rs \
+    'Some(forwarder) if !self.group.is_leader() => {' \
+    'Some(_) if !self.group.is_leader() => {}
+            Some(forwarder) if self.env.now() == deadline => {'
+
+plant 'cluster: a forwarded write whose answer is lost, told as not applied' src/node/forward.rs \
+    'if writes { &Refusal::Unknown } else' \
+    'if writes { &Refusal::NotApplied } else'
+
+plant 'cluster: a staleness that nobody has found out' src/node/reader.rs \
+    'Moment(self.0.load(Ordering::Acquire))' \
+    'Moment(self.0.load(Ordering::Acquire) | (u64::MAX >> 1))'
 
 if ((count == 0)); then
     printf 'ERROR: no bug has such a name\n' >&2
