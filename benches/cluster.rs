@@ -1,10 +1,10 @@
-//! Three durable nodes on one machine, beside three of etcd: puts, linearizable reads at the leader and at a follower, and reads
-//! of what a node has.
+//! Three durable nodes on one machine, beside three of etcd: puts and linearizable reads at the leader and at a follower, and
+//! many clients that compare and set one key.
 //!
 //! ```text
 //! cargo bench --bench cluster -- leader=ADDR,PID follower=ADDR,PID     our nodes, which run already
 //!     etcd=ADDR,PID                                                    beside a member of etcd, which runs already
-//!     keys=10000 seconds=3 rounds=3 points=50x1,50x16                  what is measured
+//!     keys=10000 seconds=3 rounds=3 points=50x1,50x16 cas=64           what is measured
 //! ```
 //!
 //! All of a cluster shares the machine with the driver, so figures are ratios and nothing else. Rounds are interleaved, their
@@ -17,7 +17,7 @@
 #[path = "load/mod.rs"]
 mod load;
 
-use load::{Load, Op, Point, Protocol, Target, Words, median, run};
+use load::{Load, Op, Point, Protocol, Target, Words, cas::contend, median, run};
 
 fn main() {
     let words = Words::given();
@@ -70,5 +70,15 @@ fn main() {
                 println!("          ratio {op:?} ({connections},{depth})  {ratio:.1}x etcd at the leader");
             }
         }
+    }
+    let clients: u64 = words.number("cas", 64);
+    for target in targets {
+        let mut rounds: Vec<_> = (0..rounds).map(|_| contend(target, clients, seconds)).collect();
+        rounds.sort_by(|a, b| a.won.total_cmp(&b.won));
+        let figure = rounds[rounds.len() / 2];
+        println!(
+            "{:9} CAS on one key ({clients} clients)  {:7.0} won/s of {:7.0} tried/s  {:7.0} ns CPU each  {} to {} a client",
+            target.name, figure.won, figure.tried, figure.cpu_ns, figure.least, figure.most
+        );
     }
 }

@@ -4,6 +4,7 @@
 //! values 100, uniform. Server CPU is the growth of `schedstat` over the threads of the server and of all its descendants
 //! in the measured window, for each operation.
 
+pub mod cas;
 pub mod drive;
 mod protocol;
 mod server;

@@ -38,7 +38,7 @@ fn key_of(number: u64) -> [u8; 16] {
 }
 
 /// Bytes in the base64 of RFC 4648, for JSON.
-fn base64(bytes: &[u8]) -> String {
+pub fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {
@@ -132,7 +132,7 @@ impl Protocol {
     }
 
     /// The length of the first whole message, and how many replies it completes.
-    fn first_reply(self, inbound: &[u8]) -> Option<(usize, u64)> {
+    pub fn first_reply(self, inbound: &[u8]) -> Option<(usize, u64)> {
         match self {
             Protocol::QuantaDb => {
                 let length = wire::Header::BYTES + u32::from_be_bytes(inbound.get(..4)?.try_into().unwrap()) as usize;
