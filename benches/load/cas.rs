@@ -66,9 +66,10 @@ pub fn contend(target: &Target, clients: u64, seconds: f64) -> Contended {
 /// One client; how often it replaced the value.
 async fn replace(mut stream: TcpStream, protocol: Protocol, tried: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> u64 {
     let (mut outbound, mut inbound) = (BytesMut::new(), BytesMut::new());
-    let (mut seen, mut won) = (0, 0);
+    let (mut seen, mut won, mut id) = (0, 0, 0);
     while !stop.load(Ordering::Relaxed) {
-        put_request(protocol, &mut outbound, seen);
+        id += 1;
+        put_request(protocol, &mut outbound, id, seen);
         stream.write_all(&outbound).await.unwrap();
         outbound.clear();
         let length = loop {
@@ -87,7 +88,7 @@ async fn replace(mut stream: TcpStream, protocol: Protocol, tried: Arc<AtomicU64
 }
 
 /// Replaces the value if it is still that of the version `seen`, 0 for none, and tells of it else.
-fn put_request(protocol: Protocol, out: &mut BytesMut, seen: u64) {
+fn put_request(protocol: Protocol, out: &mut BytesMut, id: u64, seen: u64) {
     if protocol == Protocol::Etcd {
         let (key, value) = (base64(KEY), base64(&[b'v'; 100]));
         let body = format!(
@@ -110,7 +111,7 @@ fn put_request(protocol: Protocol, out: &mut BytesMut, seen: u64) {
         then_ops: then_ops.as_list(),
         else_ops: else_ops.as_list(),
     }));
-    wire::put_frame(out, Kind::Request, 0, request.opcode().number(), 1, |out| request.encode(out));
+    wire::put_frame(out, Kind::Request, 0, request.opcode().number(), id, |out| request.encode(out));
 }
 
 /// Whether the value was replaced, and which version is there now.

@@ -137,7 +137,13 @@ impl Protocol {
             Protocol::QuantaDb => {
                 let length = wire::Header::BYTES + u32::from_be_bytes(inbound.get(..4)?.try_into().unwrap()) as usize;
                 inbound.get(..length)?;
-                assert_eq!(inbound[4], Kind::Response.number(), "the server answered an error");
+                let payload = &inbound[wire::Header::BYTES..length];
+                assert_eq!(
+                    inbound[4],
+                    Kind::Response.number(),
+                    "the server answered {:?}",
+                    wire::WireError::decode(payload)
+                );
                 Some((length, 1))
             }
             Protocol::Resp => {
