@@ -134,7 +134,11 @@ impl Io {
             match pin!(self.socket.read_buf(&mut self.arrived)).poll(cx) {
                 Poll::Pending => return Ok(after),
                 Poll::Ready(Ok(0)) => return Err(Error::lost("the server closed the connection")),
-                Poll::Ready(Ok(_)) => after = after.max(self.decode()?),
+                Poll::Ready(Ok(_)) => {
+                    // Not where bytes are decoded: a part of a frame stays there, and is no sign of life the next time.
+                    (self.heard_at, self.asked_at) = (self.env.now(), None);
+                    after = after.max(self.decode()?);
+                }
                 Poll::Ready(Err(error)) => return Err(Error::lost("reading from the server").with_source(error)),
             }
         }
@@ -146,8 +150,6 @@ impl Io {
         if self.arrived.is_empty() {
             return Ok(After::Continue);
         }
-        self.heard_at = self.env.now();
-        self.asked_at = None;
         let bad = |error| Error::protocol("the server's bytes are not frames").with_source(error);
         while let Some(frame) = self.codec.decode(&mut self.arrived).map_err(bad)? {
             self.frames.push(frame);

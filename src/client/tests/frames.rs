@@ -170,6 +170,15 @@ async fn a_silent_server_is_asked_for_a_sign_of_life_and_given_up() {
 }
 
 #[tokio::test]
+async fn a_server_that_falls_silent_within_a_frame_is_given_up_too() {
+    let mut listening = Listening::with(4096, |options| options.keepalive = Duration::from_millis(1));
+    let (_client, mut peer) = listening.connected().await;
+    peer.raw(&[0; 7]).await;
+    peer.frame_of(Kind::Ping).await;
+    peer.closed().await;
+}
+
+#[tokio::test]
 async fn a_server_that_closes_silent_connections_hears_from_the_client_in_time() {
     let mut listening = Listening::new();
     let (_client, mut peer) = listening.connected_as(Welcomed { idle_ms: 200, ..Welcomed::default() }).await;
