@@ -17,11 +17,12 @@ use crate::{
         sim::Host,
     },
     txn::AtomicOp,
-    types::{FullKey, IdempotencyPair, KeyRange, KeyspaceId},
+    types::{FullKey, IdempotencyPair, KeyRange, KeyspaceId, Version},
     wire,
 };
 use parking_lot::Mutex;
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -54,6 +55,42 @@ pub struct Totals {
     pub refused: u64,
     /// See there.
     pub unknown: u64,
+    /// Versions of commits that clients were told of lately, and when, in the milliseconds of clients' clocks.
+    told: VecDeque<(u64, Version)>,
+}
+
+/// For how long it is known what was told when.
+const TOLD_FOR_MS: u64 = 5_000;
+/// What a bounded staleness is given beyond its bound: replicas' clocks run up to one in a hundred too slow.
+const STALENESS_SLACK_MS: u64 = 20;
+
+impl Totals {
+    fn tell(&mut self, now_ms: u64, version: Version) {
+        while self.told.front().is_some_and(|(when, _)| when + TOLD_FOR_MS < now_ms) {
+            self.told.pop_front();
+        }
+        self.told.push_back((now_ms, version));
+    }
+
+    /// The greatest version that somebody had been told of by then.
+    fn told_by(&self, when_ms: u64) -> Version {
+        let told = self.told.iter().take_while(|(when, _)| *when <= when_ms);
+        told.map(|(_, version)| *version).max().unwrap_or_default()
+    }
+}
+
+/// How old what a transaction reads may be.
+#[derive(Clone, Copy)]
+struct Age {
+    /// Whether it may be old at all, which only a commit makes good.
+    may_be_old: bool,
+    /// What it must have seen all the same.
+    at_least: Version,
+}
+
+impl Age {
+    /// For reads that must be fresh; the checker judges them.
+    const NEW: Age = Age { may_be_old: false, at_least: Version::ZERO };
 }
 
 /// One client.
@@ -135,7 +172,7 @@ impl Worker {
             };
             match loaded.await {
                 Ok((tx, pair, writes)) => {
-                    if self.commit(tx, recording, pair, writes, false).await == Some(true) {
+                    if self.commit(tx, recording, pair, writes, Age::NEW).await == Some(true) {
                         return;
                     }
                 }
@@ -192,22 +229,25 @@ impl Worker {
     }
 
     /// Commits under a pair and settles what became of it. Whether it was committed, if that is known.
-    /// `stale`: its reads were allowed to be old, which only a commit makes good.
     async fn commit(
         &self,
         tx: Transaction,
         mut recording: Recording,
         pair: IdempotencyPair,
         writes: bool,
-        stale: bool,
+        Age { may_be_old: stale, at_least }: Age,
     ) -> Option<bool> {
         if let Some(version) = tx.read_version() {
+            assert!(version >= at_least, "a read of {version} is older than it may be: {at_least} had been told");
             recording.read_version(version);
         }
         match tx.commit_as(pair).await {
             Ok(committed) => {
-                self.totals.lock().done += 1;
                 let version = committed.version;
+                let mut totals = self.totals.lock();
+                totals.done += 1;
+                totals.tell(self.env.wall_ms(), version);
+                drop(totals);
                 if let Some(results) = committed.results {
                     recording.results(results);
                 }
@@ -261,17 +301,25 @@ impl Worker {
         }
     }
 
-    /// Whether what it reads may be old is told too.
-    async fn begin(&mut self) -> Result<(Transaction, bool), Error> {
+    /// Begins a transaction, which may read what is old.
+    async fn begin(&mut self) -> Result<(Transaction, Age), Error> {
         // Now and then at what is there: the commit is judged all the same.
         let consistency = match self.random.below(4) {
             0 => Consistency::Local,
             1 => Consistency::BoundedStaleness { staleness_ms_max: 500 },
             _ => Consistency::Linearizable,
         };
+        let at_least = match consistency {
+            Consistency::BoundedStaleness { staleness_ms_max } => {
+                let allowed_ms = u64::from(staleness_ms_max) + STALENESS_SLACK_MS;
+                self.totals.lock().told_by(self.env.wall_ms() - allowed_ms)
+            }
+            // The checker judges those that may not be old.
+            Consistency::Local | Consistency::Linearizable => Version::ZERO,
+        };
         let options = CallOptions::new().consistency(consistency);
         let tx = self.client.begin_with(Isolation::Serializable, &options).await?;
-        Ok((tx, consistency != Consistency::Linearizable))
+        Ok((tx, Age { may_be_old: consistency != Consistency::Linearizable, at_least }))
     }
 
     async fn transfer(&mut self) {
@@ -279,7 +327,7 @@ impl Worker {
         let amount = 1 + i64::try_from(self.random.below(10)).expect("it is small");
         let mut recording = self.recorder.begin(self.number);
         let moved = async {
-            let (tx, stale) = self.begin().await?;
+            let (tx, age) = self.begin().await?;
             let (from, to) = (format!("bank/{from}"), format!("bank/{to}"));
             let has = self.get(&tx, &mut recording, &from).await?.map_or(0, |value| number(&value));
             let gets = self.get(&tx, &mut recording, &to).await?.map_or(0, |value| number(&value));
@@ -290,7 +338,7 @@ impl Worker {
                 self.put(&tx, &mut recording, &to, &more).await?;
             }
             let pair = self.client.new_pair().await?;
-            Ok((tx, stale, pair, writes))
+            Ok((tx, age, pair, writes))
         };
         let moved = moved.await;
         self.finish(moved, recording).await;
@@ -298,13 +346,13 @@ impl Worker {
 
     async fn finish(
         &self,
-        attempt: Result<(Transaction, bool, IdempotencyPair, bool), Error>,
+        attempt: Result<(Transaction, Age, IdempotencyPair, bool), Error>,
         mut recording: Recording,
     ) {
         match attempt {
-            Ok((tx, stale, pair, writes)) => {
+            Ok((tx, age, pair, writes)) => {
                 recording.pair(pair);
-                self.commit(tx, recording, pair, writes, stale).await;
+                self.commit(tx, recording, pair, writes, age).await;
             }
             Err(error) => self.ended(recording, &error),
         }
@@ -314,7 +362,7 @@ impl Worker {
         let name = format!("list/{}", self.random.below(LISTS));
         let mut recording = self.recorder.begin(self.number);
         let appended = async {
-            let (tx, stale) = self.begin().await?;
+            let (tx, age) = self.begin().await?;
             let list = self.get(&tx, &mut recording, &name).await?;
             let mut list = list.map_or_else(String::new, |list| String::from_utf8_lossy(&list).into_owned());
             if list.len() > LIST_BYTES_MAX {
@@ -323,7 +371,7 @@ impl Worker {
             let longer = format!("{list},{}", self.valued(""));
             self.put(&tx, &mut recording, &name, &longer).await?;
             let pair = self.client.new_pair().await?;
-            Ok((tx, stale, pair, true))
+            Ok((tx, age, pair, true))
         };
         let appended = appended.await;
         self.finish(appended, recording).await;
@@ -333,7 +381,7 @@ impl Worker {
         let group = format!("group/{}/", self.random.below(GROUPS));
         let mut recording = self.recorder.begin(self.number);
         let inserted = async {
-            let (tx, stale) = self.begin().await?;
+            let (tx, age) = self.begin().await?;
             let count = tx.count(crate::client::KeyRange::prefix(&group)).await?;
             recording.count(&prefix(&group), count);
             let name = format!("{group}{}", self.random.below(20));
@@ -347,7 +395,7 @@ impl Worker {
             }
             let writes = there.is_some() || count < GROUP_MAX;
             let pair = self.client.new_pair().await?;
-            Ok((tx, stale, pair, writes))
+            Ok((tx, age, pair, writes))
         };
         let inserted = inserted.await;
         self.finish(inserted, recording).await;
