@@ -1,6 +1,7 @@
 //! Clusters in a simulation: any seed keeps what must hold, and the same seed does the same again.
 //!
-//! `QUANTADB_SIM_SEED=7` runs one seed and prints the last of what happens in it, `QUANTADB_SIM_LINES=9999` more of it; `QUANTADB_SIM_SEEDS=100..200` runs many.
+//! `QUANTADB_SIM_SEED=7` runs one seed and prints the last of what happens in it, `QUANTADB_SIM_LINES=9999` more of it;
+//! `QUANTADB_SIM_SEEDS=100..200` runs many.
 
 use quantadb::{
     client::{Client, ClientOptions},
